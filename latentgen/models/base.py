@@ -1,0 +1,137 @@
+"""What every network shares: strict loading of configurations and weights, and checks of what is asked for."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, TypeVar
+
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
+from diffusers.models.modeling_utils import ModelMixin
+
+Model = TypeVar("Model", bound="StrictModel")
+
+# Keys that a config.json may carry beside the constructor's keywords.
+_BOOKKEEPING = frozenset({"quantization_config", "auto_map"})
+# How many tensor names an error message lists before it only counts.
+_NAMES_SHOWN = 5
+
+
+def supported(name: str, value: Any, choices: object) -> Any:
+    """Return `value` when `choices` contains it.
+
+    Args:
+        name: The configuration keyword, for the message.
+        value: What the caller passed.
+        choices: A container of the values that are implemented.
+
+    Raises:
+        ValueError: `value` is not among `choices`.
+    """
+    if value not in choices:  # type: ignore[operator]
+        shown = ", ".join(repr(choice) for choice in choices)  # type: ignore[attr-defined]
+        raise ValueError(f"{name}={value!r} is not supported by latentgen; supported: {shown}")
+    return value
+
+
+def per_level(name: str, value: Any, levels: int) -> tuple:
+    """Spread a keyword that may be one value or a list with one value a level over all levels.
+
+    Raises:
+        ValueError: A list of another length was given.
+    """
+    if not isinstance(value, (list, tuple)):
+        return (value,) * levels
+    if len(value) != levels:
+        raise ValueError(
+            f"{name}={value!r} has {len(value)} entries; expected one value or {levels}, one for each level"
+        )
+    return tuple(value)
+
+
+def groups_fit(name: str, channels: int, groups: int) -> None:
+    """Check that a group normalisation over `channels` can be built.
+
+    Raises:
+        ValueError: `groups` does not divide `channels`.
+    """
+    if groups < 1 or channels % groups:
+        raise ValueError(
+            f"{name}: norm_num_groups={groups!r} does not divide {channels} channels; choose a divisor of it"
+        )
+
+
+class StrictModel(ModelMixin, ConfigMixin):
+    """A diffusers model whose folder either fits whole or is refused.
+
+    diffusers warns about configuration keys it does not know and about weights that are missing or left over, and
+    goes on with random values. Here both are errors.
+    """
+
+    config_name = "config.json"
+
+    @classmethod
+    def from_config(
+        cls: type[Model],
+        config: FrozenDict | dict[str, Any] | None = None,
+        return_unused_kwargs: bool = False,
+        **kwargs: Any,
+    ) -> Model | tuple[Model, dict[str, Any]]:
+        """Build the model, with random weights, from a configuration.
+
+        Args:
+            config: The content of a `config.json`.
+            return_unused_kwargs: Give back what the constructor does not know instead of raising.
+            **kwargs: Keywords that overrule `config`.
+
+        Raises:
+            ValueError: The configuration is of another class or has a key that this class does not know.
+        """
+        if isinstance(config, dict):
+            written_by = config.get("_class_name", cls.__name__)
+            if written_by != cls.__name__:
+                raise ValueError(
+                    f"this configuration describes a {written_by!r}, not a {cls.__name__!r}; load it with its own class"
+                )
+            if not return_unused_kwargs:
+                known = cls._get_init_keys(cls) | _BOOKKEEPING
+                unknown = {k: v for k, v in {**config, **kwargs}.items() if k not in known and not k.startswith("_")}
+                if unknown:
+                    raise ValueError(
+                        f"{cls.__name__} does not know the configuration keys {unknown!r}; remove them from "
+                        f"{cls.config_name} (or from the call) if they do not change the network"
+                    )
+        return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls: type[Model], pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+        """Load a folder or a Hub id as diffusers does, but fail unless the file holds exactly this network's tensors.
+
+        Args:
+            pretrained_model_name_or_path: A folder with `config.json` and weights, or a Hub id.
+            **kwargs: diffusers' loading options (`torch_dtype`, `subfolder`, `revision`, `variant`, ...). With
+                `output_loading_info=True` a pair (model, info) is returned.
+
+        Raises:
+            ValueError: A tensor is missing, left over or of another shape; or the configuration is not supported.
+            OSError: The folder or a file in it cannot be read.
+        """
+        with_info = kwargs.pop("output_loading_info", False)
+        try:
+            model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        except RuntimeError as error:
+            if "size mismatch" not in str(error) and "Error(s) in loading" not in str(error):
+                raise
+            raise ValueError(
+                f"the weights in {pretrained_model_name_or_path} do not fit their configuration: {error}"
+            ) from error
+        problems = [
+            f"{len(info[kind])} {label} ({', '.join(sorted(map(str, info[kind]))[:_NAMES_SHOWN])}, ...)"
+            for kind, label in (("missing_keys", "missing"), ("unexpected_keys", "unexpected"))
+            if info.get(kind)
+        ]
+        if problems:
+            raise ValueError(
+                f"the weights in {pretrained_model_name_or_path} are not those of this {cls.__name__}: "
+                f"{'; '.join(problems)}; check that config.json and the weights belong together"
+            )
+        return (model, info) if with_info else model
