@@ -1,0 +1,466 @@
+"""Owns the way from a named source to pictures and captions: opening, decoding, and setting bad pictures aside."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from training.data.captions import CaptionTemplate, CaptionWeights, caption_template
+
+__all__ = [
+    "Bad",
+    "BadPictureError",
+    "DataConfig",
+    "Scan",
+    "Source",
+    "TableSource",
+    "decode",
+    "open_source",
+    "scan",
+    "to_image",
+    "to_tensor",
+]
+
+SHAPES = "shapes"
+# Twice this is where Pillow itself refuses; a picture of this size takes half a gigabyte when decoded.
+MAX_PIXELS = 89_478_485
+_SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+
+
+@dataclass
+class DataConfig:
+    """Names a source of captioned pictures.
+
+    Args:
+        path: A parquet file, a glob of parquet files, a folder of parquet files, a folder of pictures (captions in its
+            metadata.jsonl or metadata.csv, or one folder a class), a data set's id on the Hub ("owner/name"), or
+            "shapes", the procedural world that needs no files.
+        split: The split to read: train, validation, test, or another name that the source has.
+        image_column: The column that holds the pictures.
+        caption_column: The column that holds the captions, each a text or a list of texts of which training draws one.
+        caption_template: In place of a caption column: "emoji" (worded from name, keywords, style and skin_tone), or a
+            sentence with columns in braces, such as "a photo of a {label}".
+        caption_weights: How often each wording of the emoji template is drawn.
+        resolution: The side of the square pictures that training sees, in pixels.
+        limit: Reads only the first so many rows; null reads all.
+        max_bad_share: The share of rows that may be bad (not decodable, without caption); above it training refuses to
+            begin.
+        length: How many scenes a split of shapes has.
+        seed: The seed of the scenes of shapes.
+        revision: The revision of a Hub data set: a branch, tag or commit.
+    """
+
+    path: str = SHAPES
+    split: str = "train"
+    image_column: str = "image"
+    caption_column: str | None = None
+    caption_template: str | None = None
+    caption_weights: CaptionWeights = field(default_factory=CaptionWeights)
+    resolution: int = 64
+    limit: int | None = None
+    max_bad_share: float = 0.05
+    length: int = 100_000
+    seed: int = 0
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            ValueError: For a resolution, limit or length below 1, or a share outside [0, 1].
+        """
+        for name in ("resolution", "limit", "length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"data.{name} is {value}; expected a whole number of at least 1")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"data.max_bad_share is {self.max_bad_share}; expected a share between 0 and 1")
+
+
+class BadPictureError(ValueError):
+    """A picture that cannot be used; its text is the reason."""
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A row that is set aside: its index in the source, its id, and why."""
+
+    index: int
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The outcome of looking at every row once."""
+
+    good: list[int]
+    bad: list[Bad]
+
+
+class Source(Protocol):
+    """Captioned pictures by index; every answer is a pure function of its arguments."""
+
+    fingerprint: str
+    """Tells the content (pictures, rows and their order) apart; the same in every run."""
+
+    def __len__(self) -> int:
+        """The number of rows."""
+
+    def image(self, index: int) -> Image.Image:
+        """The picture, RGB, upright, on white. Raises `BadPictureError`."""
+
+    def row(self, index: int) -> dict[str, Any]:
+        """The other columns."""
+
+    def id(self, index: int) -> str:
+        """A name of the row for messages."""
+
+    def caption(self, index: int, rng: np.random.Generator | None = None) -> str:
+        """The canonical caption, or with `rng` one of the wordings that training sees; empty where there is none."""
+
+
+# --- pictures
+
+
+def to_image(picture: Image.Image) -> Image.Image:
+    """Makes any PIL picture RGB: first frame, upright by its EXIF orientation, transparency on white, 16 bits to 8."""
+    if getattr(picture, "n_frames", 1) > 1:
+        picture.seek(0)
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        # Pillow clips these to 0..255 when it converts them; "I;16" and what PNG reads as "I" hold 16 bits.
+        values = np.asarray(picture, dtype=np.float64)
+        if picture.mode != "F" or values.max(initial=0.0) > 255:
+            values = values / 257.0
+        return Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def decode(content: bytes) -> Image.Image:
+    """Decodes a picture file's bytes to RGB, see `to_image`.
+
+    Raises:
+        BadPictureError: If the bytes are no picture, are cut short, or decode to more than `MAX_PIXELS` pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of a picture past MAX_PIXELS; we refuse it below by its size, before it is decoded.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(content))
+        if picture.width * picture.height > MAX_PIXELS:
+            raise BadPictureError(
+                f"too large: {picture.width} x {picture.height} pixels, at most {MAX_PIXELS} are decoded"
+            )
+        picture.load()
+        return to_image(picture)
+    except BadPictureError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadPictureError(f"too large: {error}") from error
+    except Exception as error:  # noqa: BLE001 - each of Pillow's decoders fails in its own way
+        text = re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "its bytes", str(error))
+        raise BadPictureError(f"cannot be decoded: {type(error).__name__}: {text}") from error
+
+
+def to_tensor(image: Image.Image, resolution: int) -> torch.Tensor:
+    """Scales an RGB picture's short side to `resolution` and cuts out its centre.
+
+    A picture that already has that size passes through unchanged.
+
+    Returns:
+        float32 (3, resolution, resolution) in [-1, 1].
+    """
+    if image.size != (resolution, resolution):
+        scale = resolution / min(image.size)
+        width, height = (max(resolution, round(side * scale)) for side in image.size)
+        left, top = (width - resolution) // 2, (height - resolution) // 2
+        # Cropping through `box` scales only the part that stays; Lanczos widens with the scale, so it does not alias.
+        stretch_x, stretch_y = image.width / width, image.height / height
+        box = (left * stretch_x, top * stretch_y, (left + resolution) * stretch_x, (top + resolution) * stretch_y)
+        image = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+    pixels = torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32))
+    return (pixels / 127.5 - 1.0).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
+
+
+# --- tables
+
+
+class TableSource:
+    """A source over a `datasets.Dataset` with an image column; pictures are decoded when asked for."""
+
+    def __init__(self, dataset: Any, config: DataConfig, content: str) -> None:
+        import datasets
+
+        columns = dataset.column_names
+        _require_columns(columns, [config.image_column], "data.image_column", config.path)
+        self._captions: CaptionTemplate = _captions_of(config, columns)
+        _require_columns(columns, self._captions.columns, "the caption", config.path)
+        feature = dataset.features[config.image_column]
+        if not isinstance(feature, datasets.Image):
+            raise ValueError(
+                f"the column {config.image_column!r} of {config.path} holds {feature}, not pictures; "
+                f"set data.image_column to one of: {', '.join(_image_columns(dataset)) or 'none there are'}"
+            )
+        if not len(dataset):
+            raise ValueError(f"the split {config.split!r} of {config.path} is empty; training needs at least one row")
+        if config.limit is not None:
+            dataset = dataset.select(range(min(config.limit, len(dataset))))
+        self._column = config.image_column
+        self._images = dataset.select_columns([self._column]).cast_column(self._column, datasets.Image(decode=False))
+        self._rows = dataset.remove_columns([self._column])
+        labels = (
+            (name, feature) for name, feature in self._rows.features.items() if isinstance(feature, datasets.ClassLabel)
+        )
+        self._labels = dict(labels)
+        facts = {"content": content, "rows": len(dataset), "image": self._column, "split": config.split}
+        self.fingerprint = _digest(json.dumps(facts, sort_keys=True).encode())
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self._images)
+
+    def image(self, index: int) -> Image.Image:
+        """The picture, RGB, upright, on white.
+
+        Raises:
+            BadPictureError: If there is none or it cannot be decoded.
+        """
+        value = self._images[index][self._column]
+        if value is None:
+            raise BadPictureError("no picture in this row")
+        content = value["bytes"]
+        if content is None:
+            try:
+                content = Path(value["path"]).read_bytes()
+            except OSError as error:
+                raise BadPictureError(f"cannot be read: {error.strerror or error}") from error
+        return decode(content)
+
+    def row(self, index: int) -> dict[str, Any]:
+        """The other columns; class numbers are replaced by their names."""
+        row = dict(self._rows[index]) if self._rows.column_names else {}
+        for name, feature in self._labels.items():
+            if row[name] is not None:
+                row[name] = feature.int2str(row[name]).replace("_", " ")
+        return row
+
+    def id(self, index: int) -> str:
+        """The row's id column, else its file name, else its number."""
+        row = self.row(index)
+        value = self._images[index][self._column] or {}
+        return str(row.get("id") or row.get("file_name") or value.get("path") or f"row {index}")
+
+    def caption(self, index: int, rng: np.random.Generator | None = None) -> str:
+        """The canonical caption, or with `rng` one of the wordings that training sees; empty where there is none."""
+        row = self.row(index)
+        return self._captions.canonical(row) if rng is None else self._captions.draw(row, rng)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _require_columns(columns: Sequence[str], wanted: Sequence[str], what: str, path: str) -> None:
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        raise ValueError(
+            f"{what} asks for the column {', '.join(map(repr, missing))}, which {path} does not have; "
+            f"it has: {', '.join(columns) or 'none'}"
+        )
+
+
+def _image_columns(dataset: Any) -> list[str]:
+    import datasets
+
+    return [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
+
+
+def _captions_of(config: DataConfig, columns: Sequence[str]) -> CaptionTemplate:
+    template = caption_template(config.caption_template, config.caption_column, config.caption_weights)
+    if template is None:
+        usual = next((name for name in ("caption", "text", "captions", "prompt") if name in columns), None)
+        template = caption_template(column=usual)
+    if template is None:
+        raise ValueError(
+            f"{config.path} has no column named caption or text; set data.caption_column to the column that holds the "
+            f"captions, or data.caption_template; it has: {', '.join(columns)}"
+        )
+    return template
+
+
+# --- opening
+
+
+def open_source(config: DataConfig) -> Source:
+    """Opens the source that a configuration names.
+
+    Raises:
+        FileNotFoundError: If nothing is at `config.path`.
+        ValueError: If the split or a column is missing (the text lists those there are) or the split is empty.
+    """
+    if config.path == SHAPES:
+        from training.data.shapes import ShapesSource
+
+        return ShapesSource.from_config(config)
+    files = _parquet_files(config.path)
+    if files is not None:
+        dataset = _load(
+            "parquet", config, data_files={key: [str(file) for file in part] for key, part in files.items()}
+        )
+        return TableSource(dataset, config, _fingerprint(files.get(config.split, [])))
+    folder = Path(config.path).expanduser()
+    if folder.is_dir():
+        dataset = _load("imagefolder", config, data_dir=str(folder))
+        return TableSource(dataset, config, _fingerprint(sorted(file for file in folder.rglob("*") if file.is_file())))
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", config.path):
+        raise FileNotFoundError(
+            f"data.path is {config.path!r}: no such file or folder; expected parquet, a folder of pictures, "
+            f"a Hub data set 'owner/name', or '{SHAPES}'"
+        )
+    dataset = _load(config.path, config, revision=config.revision)
+    return TableSource(dataset, config, str(getattr(dataset, "_fingerprint", config.path)))
+
+
+def _load(builder: str, config: DataConfig, **arguments: Any) -> Any:
+    import datasets
+
+    try:
+        found = datasets.load_dataset(builder, **{key: value for key, value in arguments.items() if value is not None})
+    except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"data.path is {config.path!r}: no such file or folder here, and the Hub does not give it ({error})"
+        ) from error
+    except (datasets.exceptions.DatasetGenerationError, datasets.exceptions.DataFilesNotFoundError) as error:
+        raise ValueError(f"{config.path} cannot be read as a data set: {error.__cause__ or error}") from error
+    if config.split not in found:
+        raise ValueError(f"data.split is {config.split!r}; {config.path} has: {', '.join(found)}")
+    return found[config.split]
+
+
+def _parquet_files(path: str) -> dict[str, list[Path]] | None:
+    """Returns the parquet files at a path by split, or None where it names none."""
+    place = Path(path).expanduser()
+    if glob.has_magic(path) and not place.exists():
+        files = [Path(name) for name in sorted(glob.glob(str(place), recursive=True))]
+        if not files:
+            raise FileNotFoundError(f"data.path is {path!r}: no file matches; expected parquet files")
+    elif place.is_file():
+        files = [place]
+    else:
+        files = sorted(place.rglob("*.parquet")) if place.is_dir() else []
+    if not files:
+        return None
+    wrong = [file for file in files if file.suffix != ".parquet"]
+    if wrong:
+        raise ValueError(
+            f"data.path is {path!r}, which names {wrong[0].name}; expected .parquet files or a folder of pictures"
+        )
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        splits.setdefault(_split_of(file, place), []).append(file)
+    return splits
+
+
+def _split_of(file: Path, root: Path) -> str:
+    """Reads a split from a file's name ("train-00000-of-00002") or its folder's; a file that names none is train."""
+    places = [file.stem, *(parent.name for parent in file.parents if root in parent.parents)]
+    for place in places:
+        first = re.split(r"[^a-z]", place.lower())[0]
+        for split, words in _SPLIT_WORDS.items():
+            if first in words:
+                return split
+    return "train"
+
+
+def _fingerprint(files: Sequence[Path], whole: int = 1 << 30) -> str:
+    """Digests files: names and content; past a gigabyte in all, their sizes, times, and first and last mebibyte."""
+    digest = hashlib.blake2b(digest_size=16)
+    small = sum(file.stat().st_size for file in files) <= whole
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.name}\0{status.st_size}\0".encode())
+        with file.open("rb") as stream:
+            if small:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+            else:
+                digest.update(str(status.st_mtime_ns).encode() + stream.read(1 << 20))
+                stream.seek(max(0, status.st_size - (1 << 20)))
+                digest.update(stream.read())
+    return digest.hexdigest()
+
+
+# --- quarantine
+
+
+def scan(
+    source: Source,
+    quarantine: str | Path | None = None,
+    max_bad_share: float = 0.05,
+    workers: int = 2,
+) -> Scan:
+    """Decodes every picture once and reads every caption, so that training meets no bad row.
+
+    Nothing is changed in the source. A source that makes its own pictures (`source.trusted`) is not read.
+
+    Args:
+        source: The source to look through.
+        quarantine: The run's `quarantine.jsonl`, written anew with one line for each bad row: index, id, reason.
+        max_bad_share: The share of bad rows above which the scan fails.
+        workers: Threads that decode.
+
+    Returns:
+        The good rows' indices in their order, and the bad rows.
+
+    Raises:
+        ValueError: If the share of bad rows is above `max_bad_share`, or no row is good; the list is written first.
+    """
+    if getattr(source, "trusted", False):
+        reasons: list[str | None] = [None] * len(source)
+    else:
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            reasons = list(pool.map(lambda index: _reason(source, index), range(len(source))))
+    good = [index for index, reason in enumerate(reasons) if reason is None]
+    bad = [Bad(index, source.id(index), reason) for index, reason in enumerate(reasons) if reason is not None]
+    if quarantine is not None:
+        path = Path(quarantine)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(asdict(one)) + "\n" for one in bad), encoding="utf-8")
+    if len(bad) > max_bad_share * len(reasons) or not good:
+        where = f"; all are listed in {quarantine}" if quarantine is not None else ""
+        raise ValueError(
+            f"{len(bad)} of {len(reasons)} rows are bad ({len(bad) / max(1, len(reasons)):.1%}, "
+            f"at most {max_bad_share:.1%} may be), the first is {bad[0].id}: {bad[0].reason}{where}; "
+            "mend or remove them, or raise data.max_bad_share"
+        )
+    return Scan(good, bad)
+
+
+def _reason(source: Source, index: int) -> str | None:
+    """Why a row is bad; None for a good one."""
+    try:
+        source.image(index)
+    except BadPictureError as error:
+        return str(error)
+    return None if source.caption(index) else "no caption"
