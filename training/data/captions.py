@@ -186,10 +186,11 @@ class EmojiCaptions:
         # All numbers are drawn before any is used, so that a wording does not depend on which branch took how many.
         kind, *dice = rng.random(10)
         which = int(np.searchsorted(self._kinds, kind, side="right"))
-        words, bare = self._words(subject, row["keywords"] or [], which, dice[:3])
+        words, bare, extra = self._words(subject, row["keywords"] or [], which, dice[:3])
         if subject.tones and dice[3] >= weight.drop_tone:
             worded = partial(_vary_tones, die=dice[5]) if dice[4] < weight.vary_tone else _with_tones
             words, bare = worded(words, subject.tones), worded(bare, subject.tones)
+        words, bare = words + extra, bare + extra
         if not row["style"] or dice[6] < weight.drop_style:
             return words
         if dice[7] >= weight.vary_style:
@@ -198,24 +199,25 @@ class EmojiCaptions:
         return wording.format(subject=words, bare=bare, style=_style_words(row["style"]))
 
     @staticmethod
-    def _words(subject: _Subject, keywords: Sequence[str], kind: int, dice: Sequence[float]) -> tuple[str, str]:
-        """Returns the subject's words and the same without article."""
+    def _words(subject: _Subject, keywords: Sequence[str], kind: int, dice: Sequence[float]) -> tuple[str, str, str]:
+        """Returns the subject's words, the same without article, and what is to follow the skin tone."""
         if kind == 0:
-            return subject.phrase, subject.bare
-        own = {subject.phrase.lower(), subject.bare.lower()}
-        useful = [word for word in keywords if _TONE not in word and word.lower() not in own]
+            return subject.phrase, subject.bare, ""
+        keywords = [english.plain(word) for word in keywords if not word.endswith(_TONE)]
+        useful = [word for word in keywords if word.lower() != subject.bare.lower()]
+        if kind == 3:  # A keyword that the name already says adds nothing beside it.
+            useful = [word for word in useful if word.lower() not in subject.bare.lower()]
         telling = [word for word in useful if word.lower() not in _VAGUE]
         if kind == 1 or not telling:
-            return subject.bare, subject.bare
+            return subject.bare, subject.bare, ""
         first = telling[int(dice[0] * len(telling))]
         if kind == 3:
-            phrase = subject.phrase if dice[2] < 0.5 else subject.bare
-            return f"{phrase}, {first}", f"{subject.bare}, {first}"
+            return (subject.phrase if dice[2] < 0.5 else subject.bare), subject.bare, f", {first}"
         others = [word for word in useful if word != first]
         if dice[2] < 0.5 or not others:
-            return (english.with_article(first) if dice[1] < 0.5 else first), first
+            return (english.with_article(first) if dice[1] < 0.5 else first), first, ""
         pair = f"{first}, {others[int(dice[1] * len(others))]}"
-        return pair, pair
+        return pair, pair, ""
 
 
 def _read_name(name: str, skin_tone: str) -> _Subject:
