@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from latentgen.models.autoencoder import AutoencoderKL
 from latentgen.models.posterior import DiagonalGaussian
+from latentgen.models.transformer import TextProjections
+from latentgen.models.unet import UNet2DConditionModel
 
-__all__ = ["AutoencoderKL", "DiagonalGaussian"]
+__all__ = ["AutoencoderKL", "DiagonalGaussian", "TextProjections", "UNet2DConditionModel"]

@@ -40,7 +40,6 @@ class ResnetBlock2D(nn.Module):
         act_fn: Nonlinearity.
         dropout: Probability before the second convolution.
         time_scale_shift: "default" adds the projected embedding, "scale_shift" modulates the second norm by it.
-        skip_time_act: The embedding has already passed the nonlinearity.
         output_scale_factor: The sum of both branches is divided by it.
     """
 
@@ -54,7 +53,6 @@ class ResnetBlock2D(nn.Module):
         act_fn: str = "silu",
         dropout: float = 0.0,
         time_scale_shift: str = "default",
-        skip_time_act: bool = False,
         output_scale_factor: float = 1.0,
     ) -> None:
         super().__init__()
@@ -62,7 +60,6 @@ class ResnetBlock2D(nn.Module):
         groups_fit("ResnetBlock2D", in_channels, groups)
         groups_fit("ResnetBlock2D", out_channels, groups)
         self.modulates = time_scale_shift == "scale_shift"
-        self.skip_time_act = skip_time_act
         self.output_scale_factor = output_scale_factor
         self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
@@ -76,11 +73,11 @@ class ResnetBlock2D(nn.Module):
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
-        """(B, C_in, H, W), timestep embedding (B, T) -> (B, C_out, H, W)."""
+        """(B, C_in, H, W), timestep embedding (B, T) after its nonlinearity -> (B, C_out, H, W)."""
         hidden = self.conv1(self.nonlinearity(self.norm1(x)))
         scale = shift = None
         if self.time_emb_proj is not None and temb is not None:
-            shift = self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb))[:, :, None, None]
+            shift = self.time_emb_proj(temb)[:, :, None, None]
             if self.modulates:
                 scale, shift = shift.chunk(2, dim=1)
         if scale is not None:
