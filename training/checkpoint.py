@@ -1,0 +1,113 @@
+"""Checkpoints: folders of safetensors and JSON that are there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+from training.ema import Ema
+
+NAME = re.compile(r"step-(\d{8})")
+
+
+class Player:
+    """A trained module with its optimizer and, where wanted, its moving average."""
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None):
+        self.module, self.optimizer, self.ema = module, optimizer, ema
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All tensors and all other values of the state. Every process of a distributed run must call it."""
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+        weights, optimizer = get_state_dict(self.module, self.optimizer, options=options)
+        state = {f"module/{k}": v for k, v in weights.items()} | {f"optimizer/{k}": v for k, v in optimizer.items()}
+        if self.ema:
+            state |= {f"ema/{k}": v.cpu() for k, v in self.ema.averages.items()}
+        tensors = {k: v.contiguous() for k, v in state.items() if isinstance(v, Tensor)}
+        return tensors, {k: v for k, v in state.items() if k not in tensors}
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Takes up what `state` returned."""
+        parts: dict[str, dict[str, Any]] = {"module": {}, "optimizer": {}, "ema": {}}
+        for name, value in {**tensors, **values}.items():
+            part, _, key = name.partition("/")
+            parts[part][key] = value
+        options = StateDictOptions(full_state_dict=True, flatten_optimizer_state_dict=True)
+        set_state_dict(
+            self.module,
+            self.optimizer,
+            model_state_dict=parts["module"],
+            optim_state_dict=parts["optimizer"],
+            options=options,
+        )
+        if self.ema:
+            self.ema.load(parts["ema"])
+
+
+def save(folder: Path, step: int, players: Mapping[str, Player], *, keep: int, is_main: bool) -> Path:
+    """Writes the checkpoint of `step` and then removes all but the newest `keep`.
+
+    The files are written and flushed under another name, which is changed as the last act: a process killed
+    at any moment leaves either the whole checkpoint or none of it.
+    """
+    target = folder / f"step-{step:08d}"
+    states = {name: player.state() for name, player in players.items()}
+    if not is_main:
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".part-*"):
+        shutil.rmtree(leftover)
+    part = folder / f".part-{step:08d}"
+    part.mkdir()
+    for name, (tensors, values) in states.items():
+        save_file(tensors, part / f"{name}.safetensors")
+        (part / f"{name}.json").write_text(json.dumps(values))
+    (part / "state.json").write_text(json.dumps({"step": step, "players": list(players)}))
+    for path in [*part.iterdir(), part]:
+        _flush(path)
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(part, target)
+    _flush(folder)
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints in `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if NAME.fullmatch(p.name) and (p / "state.json").is_file())
+
+
+def restore(checkpoint: Path, players: Mapping[str, Player]) -> int:
+    """Loads a checkpoint into the players and returns its step. Raises ValueError where it is another task's."""
+    state = json.loads((checkpoint / "state.json").read_text())
+    if state["players"] != list(players):
+        raise ValueError(
+            f"{checkpoint} holds {', '.join(state['players'])}, but this run trains {', '.join(players)}: "
+            "resume it with the recipe that it was begun with."
+        )
+    for name, player in players.items():
+        tensors = load_file(checkpoint / f"{name}.safetensors")
+        player.load_state(tensors, json.loads((checkpoint / f"{name}.json").read_text()))
+    return state["step"]

@@ -1,0 +1,89 @@
+"""Typed configuration that every training task shares; a recipe is one of the tasks' dataclasses as YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101) and its learning-rate schedule.
+
+    Args:
+        learning_rate: the highest rate, reached after warm-up.
+        warmup_steps: steps of linear rise from 0.
+        schedule: how the rate goes on after the warm-up.
+        decay_share: for `linear` and `cosine`, the last share of all steps over which the rate falls to
+            `final_share`; 1 falls from the end of the warm-up.
+        final_share: rate at the last step as a share of `learning_rate`.
+        betas: Adam's two decay rates.
+        epsilon: Adam's guard against division by zero.
+        weight_decay: decoupled decay of weights that are matrices or convolutions.
+        max_grad_norm: gradients are scaled down to this norm; 0 turns clipping off.
+    """
+
+    learning_rate: float = 1e-4
+    warmup_steps: int = 100
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    decay_share: float = 1.0
+    final_share: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
+        _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+        _require(0 < self.decay_share <= 1, "decay_share", self.decay_share, "a share in (0, 1]")
+        _require(0 <= self.final_share <= 1, "final_share", self.final_share, "a share in [0, 1]")
+        _require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "0 (off) or more")
+
+
+@dataclass
+class LoopConfig:
+    """What the shared loop does, whatever the task.
+
+    Args:
+        steps: optimizer steps of the whole run.
+        batch_size: samples of one optimizer step, over all processes and accumulation steps together; so
+            the same configuration takes the same steps on one machine or many.
+        gradient_accumulation: parts that a process's share of the batch is split into to save memory.
+        seed: with the step it determines everything random in the run.
+        ema_decay: decay of the averaged weights that are previewed and saved; 0 turns averaging off.
+        mixed_precision: `auto` takes bf16 where the device computes in it natively, else `no`.
+        compile: compile the task's loss with torch.compile.
+        workers: processes that prepare data; 0 prepares in the training process.
+        log_every: steps between scalars in TensorBoard.
+        sample_every: steps between pictures of progress; 0 for none.
+        checkpoint_every: steps between checkpoints.
+        keep_checkpoints: newest checkpoints that are kept.
+        threads: CPU threads for computing; 0 leaves torch's default.
+    """
+
+    steps: int = 1000
+    batch_size: int = 16
+    gradient_accumulation: int = 1
+    seed: int = 0
+    ema_decay: float = 0.999
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    compile: bool = False
+    workers: int = 0
+    log_every: int = 20
+    sample_every: int = 500
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    threads: int = 0
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "gradient_accumulation", "log_every", "checkpoint_every", "keep_checkpoints"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+        for name in ("seed", "workers", "sample_every", "threads"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} is {value!r}, but must be {expected}.")
