@@ -1,0 +1,10 @@
+"""`python -m latentgen` is the `latentgen` command."""
+
+from __future__ import annotations
+
+import sys
+
+from latentgen.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Fixtures that several test folders share: a whole model folder of the real structure, small enough for seconds."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from training.vocabulary import build_tokenizer
+
+CONTEXT = 24
+SENTENCES = (
+    "a red apple, noto style",
+    "a green pear beside a blue bowl",
+    "a firefighter with dark skin, fluent 3d style",
+    "two small yellow circles above a large square",
+    "a happy face that laughs with closed eyes",
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny networks are slower on several threads, and sums keep their order on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> CLIPTokenizer:
+    """CLIP's tokenizer over a vocabulary learnt from SENTENCES."""
+    return build_tokenizer(SENTENCES, vocabulary_size=600, context_length=CONTEXT)
+
+
+@pytest.fixture(scope="session")
+def tiny_text_encoder(tiny_tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A CLIP text tower with random weights that fits `tiny_tokenizer`."""
+    with _seeded(1):
+        return CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tiny_tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                max_position_embeddings=CONTEXT,
+                bos_token_id=tiny_tokenizer.bos_token_id,
+                eos_token_id=tiny_tokenizer.eos_token_id,
+                pad_token_id=tiny_tokenizer.pad_token_id,
+            )
+        ).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: CLIPTokenizer, tiny_text_encoder: CLIPTextModel
+) -> Path:
+    """A Stable Diffusion folder that diffusers itself built and saved: 16x16 pictures, latent step 2. Do not change it."""
+    with _seeded(2):
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=32,
+            attention_head_dim=2,
+            norm_num_groups=8,
+        )
+        vae = diffusers.AutoencoderKL(
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=16,
+        )
+    pipe = diffusers.StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=tiny_text_encoder,
+        tokenizer=tiny_tokenizer,
+        unet=unet,
+        scheduler=diffusers.DDIMScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_copy(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy of `tiny_folder` that the test may damage."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+
+
+class _seeded:
+    """Draw the weights of a fixture from `seed`, and leave the global generator as it was."""
+
+    def __init__(self, seed: int) -> None:
+        self.fork, self.seed = torch.random.fork_rng(devices=[]), seed
+
+    def __enter__(self) -> None:
+        self.fork.__enter__()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *error: object) -> None:
+        self.fork.__exit__(*error)
