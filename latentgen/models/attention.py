@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Queries (B, heads, N, D), keys and values (B, heads, M, D), a bias on the scores that broadcasts to (B, heads, N, M) or
+# None; the result is (B, heads, N, D). Whatever the type of the tokens, scores and softmax are accumulated in float32.
 Backend = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 
 
@@ -16,14 +18,15 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tens
 
 
 def explicit(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """Attention as two matrix products around a softmax, the definition (Eq. 1 of arXiv 1706.03762)."""
-    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)  # (B, heads, N, M)
+    """Attention by its definition (Eq. 1 of arXiv 1706.03762), two matrix products around a softmax, in float32."""
+    scores = query.float() * query.shape[-1] ** -0.5 @ key.float().transpose(-1, -2)  # (B, heads, N, M)
     if bias is not None:
         scores = scores + bias
-    return scores.softmax(dim=-1) @ value
+    return (scores.softmax(dim=-1) @ value.float()).to(query.dtype)
 
 
 BACKENDS: dict[str, Backend] = {"sdpa": sdpa, "math": explicit}
+DEFAULT_BACKEND = "sdpa"
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
@@ -44,9 +47,7 @@ class Attention(nn.Module):
         context_dim: Channels of the tokens that answer; None for self-attention.
         heads: Number of heads.
         dim_head: Channels of one head.
-        dropout: Probability on the output projection.
         bias: Whether the query, key and value projections have one.
-        upcast: Compute scores and softmax in float32 whatever the tokens' type.
     """
 
     def __init__(
@@ -55,20 +56,17 @@ class Attention(nn.Module):
         context_dim: int | None = None,
         heads: int = 8,
         dim_head: int = 64,
-        dropout: float = 0.0,
         bias: bool = False,
-        upcast: bool = False,
     ) -> None:
         super().__init__()
         inner = heads * dim_head
         context_dim = query_dim if context_dim is None else context_dim
         self.heads = heads
-        self.upcast = upcast
-        self.backend = "sdpa"
+        self.backend = DEFAULT_BACKEND
         self.to_q = nn.Linear(query_dim, inner, bias=bias)
         self.to_k = nn.Linear(context_dim, inner, bias=bias)
         self.to_v = nn.Linear(context_dim, inner, bias=bias)
-        self.to_out = nn.ModuleList([nn.Linear(inner, query_dim), nn.Dropout(dropout)])
+        self.to_out = nn.ModuleList([nn.Linear(inner, query_dim)])
 
     def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of `context`, each (B, heads, M, D)."""
@@ -77,10 +75,7 @@ class Attention(nn.Module):
     def attend(self, tokens: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """Ask with `tokens` (B, N, C); `bias` is added to the scores and broadcasts to (B, heads, N, M)."""
         query = split_heads(self.to_q(tokens), self.heads)
-        if self.upcast:
-            query, key, value = query.float(), key.float(), value.float()
-        out = merge_heads(BACKENDS[self.backend](query, key, value, bias)).to(tokens.dtype)
-        return self.to_out[1](self.to_out[0](out))
+        return self.to_out[0](merge_heads(BACKENDS[self.backend](query, key, value, bias)))
 
     def forward(self, tokens: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Attend from `tokens` (B, N, C) to `context` (B, M, E), or to themselves."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any, TypeVar
 
 from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.models.modeling_utils import ModelMixin
+
+from latentgen.models.attention import BACKENDS, DEFAULT_BACKEND, Attention
 
 Model = TypeVar("Model", bound="StrictModel")
 
@@ -14,6 +17,8 @@ Model = TypeVar("Model", bound="StrictModel")
 _BOOKKEEPING = frozenset({"quantization_config", "auto_map"})
 # How many tensor names an error message lists before it only counts.
 _NAMES_SHOWN = 5
+# The part of diffusers' and torch's messages that names the tensor whose shape does not fit, and the shapes.
+_MISFIT = re.compile(r"\S+ expected shape .*?, but got torch\.Size\(\[.*?\]\)|size mismatch for .*")
 
 
 def supported(name: str, value: Any, choices: object) -> Any:
@@ -100,7 +105,11 @@ class StrictModel(ModelMixin, ConfigMixin):
                         f"{cls.__name__} does not know the configuration keys {unknown!r}; remove them from "
                         f"{cls.config_name} (or from the call) if they do not change the network"
                     )
-        return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
+        try:
+            return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
+        except (TypeError, RuntimeError, ZeroDivisionError) as error:
+            # A configuration comes from a file: a value of the wrong kind is bad input, not a bug here.
+            raise ValueError(f"this configuration of a {cls.__name__} cannot be built: {error}") from error
 
     @classmethod
     def from_pretrained(cls: type[Model], pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
@@ -116,13 +125,16 @@ class StrictModel(ModelMixin, ConfigMixin):
             OSError: The folder or a file in it cannot be read.
         """
         with_info = kwargs.pop("output_loading_info", False)
+        if kwargs.get("use_safetensors") is None:
+            kwargs["use_safetensors"] = True  # diffusers would fall back to pickle
         try:
             model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
-        except RuntimeError as error:
-            if "size mismatch" not in str(error) and "Error(s) in loading" not in str(error):
+        except (RuntimeError, ValueError) as error:
+            misfit = _MISFIT.search(str(error))
+            if misfit is None:
                 raise
             raise ValueError(
-                f"the weights in {pretrained_model_name_or_path} do not fit their configuration: {error}"
+                f"the weights in {pretrained_model_name_or_path} do not fit {cls.config_name}: {misfit.group()}"
             ) from error
         problems = [
             f"{len(info[kind])} {label} ({', '.join(sorted(map(str, info[kind]))[:_NAMES_SHOWN])}, ...)"
@@ -135,3 +147,27 @@ class StrictModel(ModelMixin, ConfigMixin):
                 f"{'; '.join(problems)}; check that config.json and the weights belong together"
             )
         return (model, info) if with_info else model
+
+    def set_attention_backend(self, backend: str) -> None:
+        """Choose how attention is computed, by a name in `latentgen.models.attention.BACKENDS`.
+
+        Raises:
+            ValueError: No such backend.
+        """
+        supported("attention backend", backend, BACKENDS)
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.backend = backend
+
+    def reset_attention_backend(self) -> None:
+        """Back to the default backend."""
+        self.set_attention_backend(DEFAULT_BACKEND)
+
+    def set_use_memory_efficient_attention_xformers(self, valid: bool, attention_op: Any = None) -> None:
+        """The switch for xformers of diffusers, which would do nothing here in silence.
+
+        Raises:
+            ValueError: It was switched on.
+        """
+        if valid:
+            raise ValueError(f"xformers is not among the attention backends; choose one of {sorted(BACKENDS)} instead")

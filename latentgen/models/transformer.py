@@ -38,7 +38,6 @@ class TransformerOptions:
     norm_num_groups: int = 32
     use_linear_projection: bool = False
     only_cross_attention: bool = False
-    upcast_attention: bool = False
 
 
 class TextAttention(Attention):
@@ -83,7 +82,7 @@ class BasicTransformerBlock(nn.Module):
 
     def __init__(self, channels: int, options: TransformerOptions) -> None:
         super().__init__()
-        shape = {"heads": options.heads, "dim_head": channels // options.heads, "upcast": options.upcast_attention}
+        shape = {"heads": options.heads, "dim_head": channels // options.heads}
         text_dim = options.cross_attention_dim
         self.norm1 = nn.LayerNorm(channels)
         self.attn1 = (

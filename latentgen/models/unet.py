@@ -92,7 +92,7 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
             arXiv 2307.01952).
         addition_time_embed_dim: Size of the embedding of one such number.
         num_class_embeds: Number of classes, where `class_embed_type` is None.
-        upcast_attention: Scores in float32.
+        upcast_attention: Scores in float32; here they always are.
         resnet_time_scale_shift: "default" or "scale_shift".
         resnet_skip_time_act: Must be False.
         resnet_out_scale_factor: Must be 1.
@@ -270,7 +270,6 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         shared = {
             "norm_num_groups": config.norm_num_groups,
             "use_linear_projection": config.use_linear_projection,
-            "upcast_attention": config.upcast_attention,
         }
         return [
             TransformerOptions(heads[i], text_dims[i], only_cross_attention=only_cross[i], **shared)
