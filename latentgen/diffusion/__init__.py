@@ -8,7 +8,7 @@ from latentgen.diffusion.level import CLEAN, Level, diffuse
 from latentgen.diffusion.objective import draw_timesteps, loss_weight, require_learnable
 from latentgen.diffusion.prediction import PREDICTIONS, score, split, target
 from latentgen.diffusion.schedule import NoiseSchedule, noise_schedule, spaced_timesteps
-from latentgen.diffusion.transition import ReverseStep, reverse_step, variance_bounds
+from latentgen.diffusion.transition import ReverseStep, reverse_step
 
 __all__ = [
     "CLEAN",
@@ -27,5 +27,4 @@ __all__ = [
     "spaced_timesteps",
     "split",
     "target",
-    "variance_bounds",
 ]

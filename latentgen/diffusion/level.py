@@ -64,14 +64,14 @@ class Level:
     def to(self, like: Tensor) -> Level:
         """Casts to the dtype and device of `like`, (B,) -> (B, 1, 1, ...), so that it broadcasts over `like` (B, ...).
 
-        A level of floats, or of tensors without dimensions, holds for the whole batch and needs no shape.
+        Floats pass as they are, and so does the shape of any other tensor.
         """
         if self.is_scalar:
             return self
 
         def fit(part: Tensor) -> Tensor:
             part = part.to(device=like.device, dtype=like.dtype)
-            return part.reshape(-1, *[1] * (like.ndim - 1)) if part.ndim else part
+            return part.reshape(-1, *[1] * (like.ndim - 1)) if part.ndim == 1 else part
 
         return Level(fit(self.alpha), fit(self.sigma))
 

@@ -7,80 +7,88 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latentgen.diffusion.level import Level, diffuse, times
+from latentgen.diffusion.level import Level, combine, diffuse
 
 
 @dataclass(frozen=True, eq=False)
 class ReverseStep:
-    """x_nxt = alpha_nxt x0 + direction eps + deviation noise; eq. 12 of DDIM (arXiv 2010.02502).
+    """The step between two levels: x_nxt = alpha_nxt x0 + direction eps + deviation noise.
 
-    direction^2 + deviation^2 = sigma_nxt^2, so that exact x0 and eps land on the marginal of the next level.
+    Eq. 12 of DDIM (arXiv 2010.02502). direction^2 + deviation^2 = sigma_nxt^2, so that true x0 and eps land on the
+    marginal of the next level, whatever eta is.
 
     Attributes:
         now: The level of x.
         nxt: The level stepped to.
-        direction: How much of the noise found in x is kept.
-        deviation: Standard deviation of fresh noise.
+        renewed: Share of the next level's variance that DDPM draws anew, in [0, 1].
     """
 
     now: Level
     nxt: Level
-    direction: Tensor | float
-    deviation: Tensor | float
+    renewed: Tensor | float
 
-    def __call__(self, x0: Tensor, eps: Tensor, noise: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        x0: Tensor,
+        eps: Tensor,
+        eta: float = 0.0,
+        noise: Tensor | None = None,
+        deviation: Tensor | float | None = None,
+    ) -> Tensor:
         """Takes the step.
+
+        With eta = 0 it is DDIM, which is DPM-Solver++ of first order (arXiv 2211.01095); with eta = 1 its mean is that
+        of DDPM's posterior (eq. 7 of arXiv 2006.11239).
 
         Args:
             x0: Predicted clean data (B, ...).
             eps: Predicted noise (B, ...).
+            eta: Share of DDPM's deviation, from 0 to 1.
             noise: Fresh standard Gaussian noise (B, ...); None leaves the mean.
+            deviation: Deviation of the fresh noise where it is not the posterior's own; the mean stays.
+
+        Raises:
+            ValueError: eta outside [0, 1].
         """
-        mean = diffuse(x0, eps, Level(self.nxt.alpha, self.direction))
+        if not 0.0 <= eta <= 1.0:
+            raise ValueError(f"eta={eta!r} must lie between 0 (DDIM) and 1 (DDPM)")
+        mean = diffuse(x0, eps, Level(self.nxt.alpha, self.direction(eta)))
         if noise is None:
             return mean
-        return mean + times(Level(self.deviation, self.deviation).to(noise).sigma, noise)
+        deviation = self.deviation(eta) if deviation is None else deviation
+        return combine(1.0, mean, Level(deviation, deviation).to(noise).sigma, noise)
+
+    def direction(self, eta: float) -> Tensor | float:
+        """How much of the noise found in x is kept, sqrt(sigma_nxt^2 - deviation^2)."""
+        return self.nxt.sigma * (1.0 - eta**2 * self.renewed) ** 0.5
+
+    def deviation(self, eta: float) -> Tensor | float:
+        """Standard deviation of the fresh noise. Eq. 16 of DDIM (arXiv 2010.02502)."""
+        return eta * self.nxt.sigma * self.renewed**0.5
+
+    @property
+    def variance_bounds(self) -> tuple[Tensor | float, Tensor | float]:
+        """The least and the greatest sensible variance of DDPM's step, section 3.2 of arXiv 2006.11239.
+
+        The least is the posterior's, the paper's beta-tilde; the greatest is the forward process's own, beta.
+        """
+        return self.nxt.sigma**2 * self.renewed, self.now.sigma**2 * self.renewed
 
     def item(self) -> ReverseStep:
         """The same step as plain floats; only for levels of one entry."""
-        return ReverseStep(self.now.item(), self.nxt.item(), float(self.direction), float(self.deviation))
+        return ReverseStep(self.now.item(), self.nxt.item(), float(self.renewed))
 
 
-def reverse_step(now: Level, nxt: Level, eta: float = 0.0) -> ReverseStep:
+def reverse_step(now: Level, nxt: Level) -> ReverseStep:
     """The reverse step between two levels, in log-SNR alone.
 
-    deviation = eta sigma_nxt sqrt(-expm1(log_snr_now - log_snr_nxt)): eq. 16 of DDIM (arXiv 2010.02502). With eta = 0
-    it is DDIM, which is DPM-Solver++ of first order (arXiv 2211.01095); with eta = 1 it is DDPM's posterior (eq. 7 of
-    arXiv 2006.11239), in the form of VDM (arXiv 2107.00630, appendix A.4). It holds where `now` is pure noise
-    (log-SNR -inf) and where `nxt` is clean (inf).
+    renewed = -expm1(log_snr_now - log_snr_nxt): section 3.3 and appendix A of VDM (arXiv 2107.00630). It holds where
+    `now` is pure noise (log-SNR -inf) and where `nxt` is clean (inf).
 
     Args:
-        now: Levels of tensors, or of floats.
-        nxt: The levels to step to. Stepping to a noisier one (inversion) adds no fresh noise.
-        eta: From 0 to 1.
-
-    Raises:
-        ValueError: eta outside [0, 1].
+        now: A level of floats, of tensors without dimensions, or of one entry for each sample.
+        nxt: The level to step to, of the same kind. A noisier one (inversion) renews nothing.
     """
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta={eta!r} must lie between 0 (DDIM) and 1 (DDPM)")
-    renewed = eta * _renewed_share(now, nxt).sqrt()
-    sigma = torch.as_tensor(nxt.sigma, dtype=renewed.dtype, device=renewed.device)
-    return ReverseStep(now, nxt, sigma * (1 - renewed.square()).sqrt(), sigma * renewed)
-
-
-def variance_bounds(now: Level, nxt: Level) -> tuple[Tensor, Tensor]:
-    """The smallest and the largest sensible variance of DDPM's reverse step, section 3.2 of arXiv 2006.11239.
-
-    The smaller is the posterior's, beta-tilde = -sigma_nxt^2 expm1(log_snr_now - log_snr_nxt); the larger is the
-    forward process's own, beta = -sigma_now^2 expm1(log_snr_now - log_snr_nxt).
-    """
-    renewed = _renewed_share(now, nxt)
-    return nxt.sigma**2 * renewed, now.sigma**2 * renewed
-
-
-def _renewed_share(now: Level, nxt: Level) -> Tensor:
-    """-expm1(log_snr_now - log_snr_nxt): the share of the next level's variance that DDPM draws anew, in [0, 1]."""
     below, above = now.log_snr, nxt.log_snr
     gap = torch.where(below == above, 0.0, below - above)  # inf - inf is no distance
-    return -torch.expm1(gap.clamp(max=0.0))
+    return ReverseStep(now, nxt, -torch.expm1(gap.clamp(max=0.0)))

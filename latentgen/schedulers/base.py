@@ -1,0 +1,214 @@
+"""What every scheduler over a discrete noise schedule shares: diffusers' interface around `latentgen.diffusion`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from latentgen.diffusion.level import CLEAN, Level, diffuse
+from latentgen.diffusion.prediction import PREDICTIONS, split, target
+from latentgen.diffusion.schedule import SPACINGS, canonical_beta_schedule, noise_schedule, spaced_timesteps
+from latentgen.diffusion.transition import ReverseStep, reverse_step
+
+
+@dataclass
+class StepOutput(BaseOutput):
+    """What a step returns.
+
+    Attributes:
+        prev_sample: The sample at the next, cleaner level (B, ...).
+        pred_original_sample: The clean data that the step believed in (B, ...), clipped if the scheduler clips.
+    """
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor | None = None
+
+
+class DiscreteScheduler(SchedulerMixin, ConfigMixin):
+    """Base of the schedulers; a subclass registers flat keywords, calls `_prepare` and writes `step`.
+
+    Settings that diffusers' pipelines overwrite after construction (steps_offset, clip_sample) are read from `config`
+    when they are used. A step works on floats that were looked up once for each timestep, so that it neither indexes a
+    table nor waits for the device.
+    """
+
+    _compatibles = [scheduler.name for scheduler in KarrasDiffusionSchedulers]
+    order = 1
+    init_noise_sigma = 1.0
+
+    def _prepare(self) -> None:
+        """Checks the registered configuration and builds the tables."""
+        config = self.config
+        require_choice("prediction_type", config.prediction_type, PREDICTIONS)
+        require_choice("timestep_spacing", config.timestep_spacing, SPACINGS)
+        require_positive("clip_sample_range", config.clip_sample_range)
+        require_positive("sample_max_value", config.sample_max_value)
+        ratio = config.dynamic_thresholding_ratio
+        if not 0.0 < ratio <= 1.0:
+            raise ValueError(f"dynamic_thresholding_ratio={ratio!r} must lie in (0, 1]; 0.995 is customary")
+        if config.trained_betas is not None:  # as a list, so that the configuration can be saved whatever was passed
+            betas = torch.as_tensor(config.trained_betas, dtype=torch.float64).flatten().tolist()
+            self.register_to_config(trained_betas=betas)
+        else:
+            self.register_to_config(beta_schedule=canonical_beta_schedule(config.beta_schedule))
+        self.schedule = noise_schedule(
+            self.config.beta_schedule,
+            config.num_train_timesteps,
+            config.beta_start,
+            config.beta_end,
+            self.config.trained_betas,
+            config.rescale_betas_zero_snr,
+        )
+        # For others to read, in the precision they expect; nothing here does.
+        self.betas = self.schedule.betas.float()
+        self.alphas = 1.0 - self.betas
+        self.alphas_cumprod = self.schedule.alphas_cumprod.float()
+        self.num_inference_steps: int | None = None
+        self.timesteps = torch.arange(config.num_train_timesteps - 1, -1, -1)
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The timesteps to visit (N,), noisiest first."""
+        return self._timesteps
+
+    @timesteps.setter
+    def timesteps(self, timesteps: Tensor) -> None:
+        self._timesteps = timesteps
+        self._visited: list[int] = [int(timestep) for timestep in timesteps.tolist()]
+        self._following = dict(zip(self._visited, [*self._visited[1:], -1], strict=True))
+        self._steps: dict[tuple[int, int], ReverseStep] = {}
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        """Chooses the timesteps to visit.
+
+        Args:
+            num_inference_steps: Number of steps, from 1 to the number of training timesteps.
+            device: Where `timesteps` should lie.
+
+        Raises:
+            ValueError: A number of steps that the schedule or the spacing does not have.
+        """
+        config = self.config
+        timesteps = spaced_timesteps(
+            config.timestep_spacing, num_inference_steps, config.num_train_timesteps, config.steps_offset
+        )
+        self.num_inference_steps = len(timesteps)
+        self.timesteps = timesteps.to(device)
+
+    def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
+        """Returns the sample as it is: variance-preserving levels need no scaling."""
+        return sample
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Noises clean data (B, ...) to the levels of timesteps (B,). Eq. 4 of DDPM (arXiv 2006.11239)."""
+        return diffuse(original_samples, noise, self.schedule.level(timesteps))
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The target of v_prediction, alpha noise - sigma sample. Section 4 of arXiv 2202.00512."""
+        return target("v_prediction", sample, noise, self.schedule.level(timesteps))
+
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps
+
+    def _timestep(self, timestep: int | Tensor) -> int:
+        """The timestep as an int, without waiting for the device where it is one of `timesteps`.
+
+        A pipeline iterates over `timesteps`, and each element is a view: its place in the storage says which one it is.
+        """
+        if not isinstance(timestep, Tensor) or timestep.device.type == "cpu" or timestep.ndim:
+            return int(timestep)
+        ours = self._timesteps
+        if timestep.device != ours.device or timestep.dtype != ours.dtype:
+            return int(timestep)
+        if timestep.untyped_storage().data_ptr() != ours.untyped_storage().data_ptr():
+            return int(timestep)
+        return self._visited[(timestep.storage_offset() - ours.storage_offset()) // ours.stride(0)]
+
+    def _reverse_step(self, timestep: int, following: int, end: Level = CLEAN) -> ReverseStep:
+        """The step between two timesteps as floats, where a `following` below 0 stands for `end`."""
+        key = (timestep, following)
+        if key not in self._steps:
+            nxt = self.schedule.level(following) if following >= 0 else end
+            self._steps[key] = reverse_step(self.schedule.level(timestep), nxt).item()
+        return self._steps[key]
+
+    def _predict(self, out: Tensor, sample: Tensor, level: Level, consistent: bool) -> tuple[Tensor, Tensor]:
+        """The predicted (x0, eps), x0 thresholded or clipped as configured.
+
+        Args:
+            out: The network's output (B, ...).
+            sample: What it saw (B, ...).
+            level: The sample's level.
+            consistent: Whether eps should follow x0 where that was limited, so that the two still make up the sample.
+        """
+        config = self.config
+        if out.shape != sample.shape:
+            raise ValueError(
+                f"the network's output {tuple(out.shape)} does not fit the sample {tuple(sample.shape)}; for a network "
+                "that also predicts variances use DDPMScheduler with variance_type learned or learned_range"
+            )
+        x0, eps = split(config.prediction_type, sample, out, level)
+        if config.thresholding:
+            x0 = dynamic_threshold(x0, config.dynamic_thresholding_ratio, config.sample_max_value)
+        elif config.clip_sample:
+            x0 = x0.clamp(-config.clip_sample_range, config.clip_sample_range)
+        else:
+            return x0, eps
+        return split("sample", sample, x0, level) if consistent else (x0, eps)
+
+
+def dynamic_threshold(x0: Tensor, ratio: float, max_value: float) -> Tensor:
+    """Clips each sample to the `ratio` quantile of its magnitudes, then divides by it: Imagen (arXiv 2205.11487, 2.3).
+
+    Args:
+        x0: Predicted clean data (B, ...), meant to lie in [-1, 1].
+        ratio: Which quantile; 0.995 in the paper.
+        max_value: Bound of the quantile, whose lower bound is 1.
+    """
+    flat = x0.flatten(1)
+    exact = flat if flat.dtype in (torch.float32, torch.float64) else flat.float()  # quantile knows no half precision
+    bound = torch.quantile(exact.abs(), ratio, dim=1, keepdim=True).clamp(min=1.0).clamp(max=max_value)
+    return (exact.clamp(-bound, bound) / bound).to(x0.dtype).view_as(x0)
+
+
+def gaussian_like(x: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+    """Standard Gaussian noise shaped as `x` (B, ...), of its dtype and on its device.
+
+    Args:
+        x: What to match.
+        generator: One for the whole batch, or a list of one for each sample. Numbers are drawn on the generator's own
+            device, so that a CPU generator gives the same noise whatever device the sample is on.
+
+    Raises:
+        ValueError: A list of the wrong length.
+    """
+    if not isinstance(generator, Sequence):
+        return _draw(x.shape, x, generator)
+    if len(generator) == 1:
+        return _draw(x.shape, x, generator[0])
+    if len(generator) != len(x):
+        raise ValueError(f"{len(generator)} generators for a batch of {len(x)}; pass one, or one for each sample")
+    return torch.cat([_draw((1, *x.shape[1:]), x, each) for each in generator])
+
+
+def _draw(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    device = like.device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+
+def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raises ValueError, naming the choices, for a value that is none of them."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}; choose one of {', '.join(choices)}")
+
+
+def require_positive(name: str, value: float) -> None:
+    """Raises ValueError for a value that is not above 0."""
+    if not value > 0:
+        raise ValueError(f"{name}={value!r} must be positive; 1.0 is the default")
