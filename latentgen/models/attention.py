@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Queries (B, heads, N, D), keys and values (B, heads, M, D), a bias on the scores that broadcasts to (B, heads, N, M) or
-# None; the result is (B, heads, N, D). Whatever the type of the tokens, scores and softmax are accumulated in float32.
+# Queries (B, heads, N, D), keys and values (B, heads, M, D), a bias on the scores that broadcasts to (B, heads, N, M)
+# or None; the result is (B, heads, N, D). Scores and softmax are accumulated in float32, whatever the tokens are.
 Backend = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 
 
