@@ -142,10 +142,10 @@ _STYLE_WORDINGS = (
     "{style} style {bare}",
 )
 # Keywords that say little alone; one of these is only ever drawn beside another.
-_VAGUE = frozenset(
+_VAGUE = english.words(
     "man woman person people men women face hand button sign symbol adult young old gesture gender-neutral finger "
     "arrow up down left right animal food family clock object mark red blue green yellow white black orange purple "
-    "brown pink heart square circle geometric large small medium open closed".split()
+    "brown pink heart square circle geometric large small medium open closed"
 ) | {"unspecified gender"}
 
 

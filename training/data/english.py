@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["noun_phrase", "plain", "plural", "with_article"]
+__all__ = ["noun_phrase", "plain", "plural", "with_article", "words"]
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """The set of a text's words."""
     return frozenset(text.split())
 
 
 _PLURALS = {"man": "men", "woman": "women", "person": "people", "child": "children", "foot": "feet", "tooth": "teeth"}
 # A noun's head is the word before the first of these: "ear of corn", "person wearing turban".
-_AFTER_HEAD = _words(
+_AFTER_HEAD = words(
     "with without of in on over behind at from showing pointing wearing curving tilted beyond fluttering blowing "
     "holding getting feeding taking playing riding rowing gesturing tipping raising bouncing lifting savoring "
     "screaming splayed hugging wrestling together pointed shrugging facepalming"
 )
 # Heads in -s that are one thing.
-_SINGULAR_S = _words(
+_SINGULAR_S = words(
     "bus trolleybus minibus cactus compass glass octopus lotus hibiscus abacus dress lens cross rhinoceros "
     "hippopotamus mattress princess class boss walrus goddess virus waitress crocus bass"
 )
 # Heads for stuff, deeds, games and states; they take no article.
-_BARE_HEADS = _words(
+_BARE_HEADS = words(
     "wood butter bread bacon salt rice popcorn spaghetti sushi oden sake mate ice cream yarn thread coral garlic "
     "broccoli soap food milk tennis badminton bowling lacrosse hockey pong racing cooking camping construction fog "
     "foggy fire voltage locked unlocked registered prohibited customs plus minus multiply divide infinity copyright "
@@ -131,19 +132,19 @@ _COUNTABLE = (
 )
 _BEFORE = "with(?:out)?|in|wearing|getting|feeding|rowing|bouncing|taking|behind|blowing|raising|tipping"
 _INNER = re.compile(rf"\b({_BEFORE}) ({_COUNTABLE})$")
-_ZODIAC = _words("Aries Taurus Gemini Cancer Leo Virgo Libra Scorpio Sagittarius Capricorn Aquarius Pisces Ophiuchus")
+_ZODIAC = words("Aries Taurus Gemini Cancer Leo Virgo Libra Scorpio Sagittarius Capricorn Aquarius Pisces Ophiuchus")
 _CLOCK = re.compile(r"^(one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)(-thirty| o'clock)$")
-_PROPER = _words("mount")
+_PROPER = words("mount")
 # Initialisms whose first letter is spoken with a vowel in front ("an SOS button"); other words go by their spelling.
 _SPELT = re.compile(r"^(?:[AEFHILMNORSX]|NG|SOS|FM|X-?ray|x-ray|hour\w*|heir\w*|honest\w*)$")
 _CONSONANT_SOUND = re.compile(r"^(?:uni(?![nm])|use|usu|uk|eu|one(?:\b|-)|ufo)", re.IGNORECASE)
 
 
-def with_article(words: str) -> str:
+def with_article(text: str) -> str:
     """Puts "a" or "an" before words, by the sound that they begin with."""
-    first = words.split(" ")[0]
+    first = text.split(" ")[0]
     vowel = bool(_SPELT.match(first)) or (first[:1].lower() in set("aeiou") and not _CONSONANT_SOUND.match(first))
-    return f"{'an' if vowel else 'a'} {words}"
+    return f"{'an' if vowel else 'a'} {text}"
 
 
 def plural(noun: str) -> str:
@@ -160,9 +161,9 @@ def plain(name: str) -> str:
 
 
 def _head(name: str) -> str:
-    words = name.split(" ")
-    after = next((place for place, word in enumerate(words) if place and word in _AFTER_HEAD), len(words))
-    return words[after - 1].lower()
+    parts = name.split(" ")
+    after = next((place for place, word in enumerate(parts) if place and word in _AFTER_HEAD), len(parts))
+    return parts[after - 1].lower()
 
 
 def _is_plural(head: str) -> bool:
@@ -179,13 +180,13 @@ def noun_phrase(name: str) -> str:
         return f"the {name} zodiac sign"
     if _CLOCK.match(name):
         return f"a clock showing {name}"
-    words = plain(name)
-    words = _INNER.sub(lambda match: f"{match[1]} {with_article(match[2])}", words)
-    if words.startswith("sun behind"):
-        return f"the {words}"
-    if re.match(r"(last|first) quarter moon$|(new|full) moon$", words):
-        return f"the {words}" if words.split()[0] in ("last", "first") else f"a {words}"
+    phrase = plain(name)
+    phrase = _INNER.sub(lambda match: f"{match[1]} {with_article(match[2])}", phrase)
+    if phrase.startswith("sun behind"):
+        return f"the {phrase}"
+    if re.match(r"(last|first) quarter moon$|(new|full) moon$", phrase):
+        return f"the {phrase}" if phrase.split()[0] in ("last", "first") else f"a {phrase}"
     head = _head(name)
-    if head in _BARE_HEADS or _is_plural(head) or words.split(" ")[0] in _PROPER:
-        return words
-    return with_article(words)
+    if head in _BARE_HEADS or _is_plural(head) or phrase.split(" ")[0] in _PROPER:
+        return phrase
+    return with_article(phrase)

@@ -178,7 +178,7 @@ def decode(content: bytes) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise BadPictureError(f"too large: {error}") from error
-    except Exception as error:  # noqa: BLE001 - each of Pillow's decoders fails in its own way
+    except Exception as error:
         text = re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "its bytes", str(error))
         raise BadPictureError(f"cannot be decoded: {type(error).__name__}: {text}") from error
 
