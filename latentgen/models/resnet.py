@@ -27,10 +27,10 @@ def activation(name: str) -> nn.Module:
 
 
 class PointwiseConv(nn.Conv2d):
-    """1x1 convolution; on the CPU, over channels-last pictures, a matrix product, which is faster there."""
+    """1x1 convolution; on the CPU, over channels-last pictures, a matrix product, which is faster there.
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 1)
+    The constructor stays that of Conv2d: peft builds its factors with the type of the layer that it adapts.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H, W)."""
@@ -84,7 +84,7 @@ class ResnetBlock2D(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.nonlinearity = activation(act_fn)
-        self.conv_shortcut = PointwiseConv(in_channels, out_channels) if in_channels != out_channels else None
+        self.conv_shortcut = PointwiseConv(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """(B, C_in, H, W), timestep embedding (B, T) after its nonlinearity -> (B, C_out, H, W)."""

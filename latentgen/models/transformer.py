@@ -118,9 +118,9 @@ class Transformer2DModel(nn.Module):
         self.norm = nn.GroupNorm(options.norm_num_groups, channels, eps=1e-6)
         # Both kinds are the same map; checkpoints differ in the shape of the weight.
         self.linear = options.use_linear_projection
-        self.proj_in = nn.Linear(channels, channels) if self.linear else PointwiseConv(channels, channels)
+        self.proj_in = nn.Linear(channels, channels) if self.linear else PointwiseConv(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(BasicTransformerBlock(channels, options) for _ in range(depth))
-        self.proj_out = nn.Linear(channels, channels) if self.linear else PointwiseConv(channels, channels)
+        self.proj_out = nn.Linear(channels, channels) if self.linear else PointwiseConv(channels, channels, 1)
 
     def forward(self, x: Tensor, text: TextProjections) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
