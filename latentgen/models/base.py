@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.models.modeling_utils import ModelMixin
@@ -65,6 +67,33 @@ def groups_fit(name: str, channels: int, groups: int) -> None:
         )
 
 
+def _check_types(model: type, config: dict[str, Any]) -> None:
+    """Compare a configuration with the annotations of the constructor.
+
+    Raises:
+        ValueError: A value is of another type.
+    """
+    hints = get_type_hints(model.__init__)
+    for name, value in config.items():
+        if name in hints and not _is_a(value, hints[name]):
+            expected = inspect.signature(model.__init__).parameters[name].annotation
+            raise ValueError(f"{name}={value!r} in the configuration of a {model.__name__}; expected {expected}")
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether `value`, read from JSON, can stand for the type `hint`: lists for tuples, whole numbers for floats."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is_a(value, option) for option in get_args(hint))
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        if not isinstance(value, (list, tuple)) or not (kinds[-1] is ... or len(kinds) == len(value)):
+            return False
+        return all(_is_a(item, kinds[0]) for item in value)  # no tuple of mixed types is in use
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
 class StrictModel(ModelMixin, ConfigMixin):
     """A diffusers model whose folder either fits whole or is refused.
 
@@ -105,6 +134,7 @@ class StrictModel(ModelMixin, ConfigMixin):
                         f"{cls.__name__} does not know the configuration keys {unknown!r}; remove them from "
                         f"{cls.config_name} (or from the call) if they do not change the network"
                     )
+            _check_types(cls, {**config, **kwargs})
         try:
             return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
         except (TypeError, RuntimeError, ZeroDivisionError) as error:
@@ -136,8 +166,12 @@ class StrictModel(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"the weights in {pretrained_model_name_or_path} do not fit {cls.config_name}: {misfit.group()}"
             ) from error
+        if kwargs.get("device_map") is None:
+            # An index may promise weights that its shards do not hold; diffusers leaves those without storage.
+            tensors = [*model.named_parameters(), *model.named_buffers()]
+            info["missing_keys"] = [*info["missing_keys"], *(name for name, tensor in tensors if tensor.is_meta)]
         problems = [
-            f"{len(info[kind])} {label} ({', '.join(sorted(map(str, info[kind]))[:_NAMES_SHOWN])}, ...)"
+            f"{len(set(info[kind]))} {label} ({', '.join(sorted(set(info[kind]))[:_NAMES_SHOWN])}, ...)"
             for kind, label in (("missing_keys", "missing"), ("unexpected_keys", "unexpected"))
             if info.get(kind)
         ]

@@ -141,7 +141,7 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         norm_num_groups: int = 32,
         norm_eps: float = 1e-5,
         cross_attention_dim: int | tuple[int, ...] = 1280,
-        transformer_layers_per_block: int | tuple[int, ...] | tuple[tuple[int, ...], ...] = 1,
+        transformer_layers_per_block: int | tuple[int | tuple[int, ...], ...] = 1,
         reverse_transformer_layers_per_block: tuple[int | tuple[int, ...], ...] | None = None,
         encoder_hid_dim: int | None = None,
         encoder_hid_dim_type: str | None = None,
