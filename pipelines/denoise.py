@@ -63,12 +63,13 @@ def denoise(pipe: Any, latents: Tensor, run: Denoising, tick: Callable[[], objec
         tick: Called once a step, for a progress bar.
 
     Raises:
-        ValueError: The latents are no longer finite.
+        FloatingPointError: The latents are no longer finite.
     """
     unet, scheduler = pipe.unet, run.scheduler
     extra = _step_options(scheduler, run)
     scale_input = getattr(scheduler, "scale_model_input", lambda sample, timestep: sample)
-    both = run.text if run.negative is None else TextConditioning.cat([run.negative, run.text])
+    texts = [text for text in (run.negative, run.text) if text is not None]
+    both = TextConditioning.cat([TextConditioning(text.embeddings, text.mask) for text in texts])
     embeddings = both.embeddings
     text = _project(unet, both)
     latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
@@ -94,7 +95,7 @@ def denoise(pipe: Any, latents: Tensor, run: Denoising, tick: Callable[[], objec
                 text = _project(unet, TextConditioning(embeddings, mask))
         tick()
     if not latents.isfinite().all():
-        raise ValueError(
+        raise FloatingPointError(
             f"the {unet.dtype} U-Net led to latents with NaN or infinity after {len(scheduler.timesteps)} steps; use "
             "another scheduler or more steps, a smaller guidance scale, or torch_dtype=torch.float32"
         )
@@ -105,7 +106,7 @@ def decode(vae: nn.Module, latents: Tensor) -> Tensor:
     """Latents in the denoiser's units (B, C, h, w) to pictures (B, 3, H, W) in [0, 1], float32.
 
     Raises:
-        ValueError: The decoder gives NaN or infinity, in float32 too where it computes in float16.
+        FloatingPointError: The decoder gives NaN or infinity, in float32 too where it computes in float16.
     """
     pixels = (2 ** (len(vae.config.block_out_channels) - 1)) ** 2 * latents.shape[-2] * latents.shape[-1]
     slices = latents.split(max(1, _PIXELS_AT_ONCE // pixels))
@@ -146,7 +147,7 @@ def _decode_finite(vae: nn.Module, latents: Tensor) -> Tensor:
         finally:
             vae.to(torch.float16)
     if not pictures.isfinite().all():
-        raise ValueError(
+        raise FloatingPointError(
             f"the {vae.dtype} VAE decoded the latents to NaN or infinity; use torch_dtype=torch.float32, and check "
             "that this VAE belongs to this U-Net"
         )

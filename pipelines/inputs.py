@@ -1,11 +1,15 @@
-"""Checks of what a caller asks of a pipeline, made before any long work begins."""
+"""Checks of what a caller asks of a pipeline, made before any long work begins; the command line makes them too."""
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
+
+_SEED_LIMIT = 2**63  # what torch.Generator.manual_seed takes
 
 
 def prompt_list(prompt: Any) -> list[str]:
@@ -92,3 +96,67 @@ def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}={value!r}; expected one of {', '.join(choices)}")
     return value
+
+
+def images_each(number: Any, seed: Any, prompts: int) -> int:
+    """Pictures of each of `prompts`; where nobody said, a single prompt gets one for each seed of a list.
+
+    Raises:
+        ValueError: `number` is not a whole number, at least 1.
+    """
+    if number is not None:
+        return whole("num_images_per_prompt", number)
+    return len(seed) if prompts == 1 and _is_list(seed) and len(seed) else 1
+
+
+def image_seeds(seed: Any, count: int) -> list[int]:
+    """One seed for each of `count` pictures: s, s + 1, ... from a single s, and from chance when there is none.
+
+    Raises:
+        ValueError: Not a whole number in [0, 2**63), or a list of another length than `count`.
+    """
+    if seed is None:
+        seed = random.SystemRandom().randrange(2**32)
+    if _is_list(seed):
+        seeds = [whole("seed", one, least=0) for one in seed]
+        if len(seeds) != count:
+            raise ValueError(f"{len(seeds)} seeds for {count} pictures; give one for each, or a single one")
+    else:
+        first = whole("seed", seed, least=0)
+        seeds = list(range(first, first + count))
+    if max(seeds) >= _SEED_LIMIT:
+        raise ValueError(f"seed={max(seeds)}; expected less than 2**63")
+    return seeds
+
+
+def _is_list(seed: Any) -> bool:
+    return isinstance(seed, (list, tuple)) or (hasattr(seed, "tolist") and getattr(seed, "ndim", 0) == 1)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a call takes where the caller says nothing; a model folder may state its own."""
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+    guidance_rescale: float = 0.0
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole("num_inference_steps", self.num_inference_steps)
+        real("guidance_scale", self.guidance_scale, least=0)
+        real("guidance_rescale", self.guidance_rescale, least=0, most=1)
+        real("eta", self.eta, least=0, most=1)
+
+    def but(self, given: Mapping[str, Any]) -> Generation:
+        """These settings with those of `given` that are not None.
+
+        Raises:
+            ValueError: An unknown name or a value that makes no sense.
+        """
+        if unknown := sorted(set(given) - set(SETTINGS)):
+            raise ValueError(f"generation settings {', '.join(unknown)} are not known; expected {', '.join(SETTINGS)}")
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+
+SETTINGS = tuple(field.name for field in fields(Generation))

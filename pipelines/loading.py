@@ -151,17 +151,24 @@ def _check_part(folder: Path, name: str, index: Mapping[str, Any], variant: str 
         raise ValueError(f"{folder / INDEX} names no {name}; pass one to from_pretrained, or take a whole model folder")
     if not home.is_dir():
         raise FileNotFoundError(f"{home} is missing; the model folder is not complete")
-    if name != "tokenizer":
-        read_json(home / part.config)
-    elif not (home / "tokenizer.json").is_file():
-        for needed in ("vocab.json", "merges.txt"):
-            if not (home / needed).is_file():
-                raise FileNotFoundError(f"{home / needed} is missing; the model folder is not complete")
+    read_json(home / part.config)
+    if name == "tokenizer":
+        _check_vocabulary(home)
     if part.stem is None:
         return None
     weights = weight_name({path.name for path in home.iterdir()}, part.stem, variant, str(home))
     check_weights(home / weights)
     return variant if variant and f".{variant}." in weights else None
+
+
+def _check_vocabulary(home: Path) -> None:
+    """A tokenizer is one tokenizer.json, or the vocabulary and the merges of older ones."""
+    if (home / "tokenizer.json").is_file():
+        read_json(home / "tokenizer.json")
+        return
+    read_json(home / "vocab.json")
+    if not (home / "merges.txt").is_file():
+        raise FileNotFoundError(f"{home / 'merges.txt'} is missing; the model folder is not complete")
 
 
 def _load_vae(folder: Path, class_name: str, dtype: torch.dtype, variant: str | None) -> AutoencoderKL:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.inputs import whole
-
-_SEED_LIMIT = 2**63  # what torch.Generator.manual_seed takes
+from pipelines.inputs import image_seeds
 
 
 @dataclass(frozen=True)
@@ -55,26 +52,6 @@ class Noise:
 def initial_noise(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
     """One picture's (C, h, w) noise from each generator, in float32 where the generator lives: (B, C, h, w)."""
     return torch.stack([torch.randn(*shape, generator=one, device=one.device) for one in generators])
-
-
-def image_seeds(seed: Any, count: int) -> list[int]:
-    """One seed for each of `count` pictures: s, s + 1, ... from a single s, and from chance when there is none.
-
-    Raises:
-        ValueError: Not a whole number in [0, 2**63), or a list of another length than `count`.
-    """
-    if seed is None:
-        seed = random.SystemRandom().randrange(2**32)
-    if isinstance(seed, (list, tuple)) or (hasattr(seed, "tolist") and getattr(seed, "ndim", 0) == 1):
-        seeds = [whole("seed", one, least=0) for one in seed]
-        if len(seeds) != count:
-            raise ValueError(f"{len(seeds)} seeds for {count} pictures; give one for each, or a single one")
-    else:
-        first = whole("seed", seed, least=0)
-        seeds = list(range(first, first + count))
-    if max(seeds) >= _SEED_LIMIT:
-        raise ValueError(f"seed={max(seeds)}; expected less than 2**63")
-    return seeds
 
 
 def image_generators(generator: Any, count: int) -> list[torch.Generator]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,48 +26,19 @@ from pipelines.noise import Noise
 from pipelines.saving import SETTINGS, save_folder
 
 
-def _free(tensor: Tensor) -> Tensor:
+def _cat(batches: list[Tensor]) -> Tensor:
     # Inference tensors could not go into a training step.
     with torch.inference_mode(False):
-        return tensor.clone()
+        return torch.cat([batch.clone() for batch in batches])
 
 
 # output_type -> how a batch becomes output, and how batches of output are joined
 _OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], Callable[[list], Any]]] = {
     "pil": (to_pil, lambda batches: [picture for batch in batches for picture in batch]),
     "np": (to_arrays, np.concatenate),
-    "pt": (_free, torch.cat),
-    "latent": (_free, torch.cat),
+    "pt": (lambda pictures: pictures, _cat),
+    "latent": (lambda latents: latents, _cat),
 }
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What a call takes where the caller says nothing; a model folder may state its own."""
-
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
-    guidance_rescale: float = 0.0
-    eta: float = 0.0
-
-    def __post_init__(self) -> None:
-        inputs.whole("num_inference_steps", self.num_inference_steps)
-        inputs.real("guidance_scale", self.guidance_scale, least=0)
-        inputs.real("guidance_rescale", self.guidance_rescale, least=0, most=1)
-        inputs.real("eta", self.eta, least=0, most=1)
-
-    def but(self, given: Mapping[str, Any]) -> Generation:
-        """These settings with those of `given` that are not None.
-
-        Raises:
-            ValueError: An unknown name or a value that makes no sense.
-        """
-        if unknown := sorted(set(given) - set(_SETTINGS)):
-            raise ValueError(f"generation settings {', '.join(unknown)} are not known; expected {', '.join(_SETTINGS)}")
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
-
-
-_SETTINGS = tuple(field.name for field in fields(Generation))
 
 
 @dataclass
@@ -111,14 +82,14 @@ class TextToImagePipeline(DiffusionPipeline):
         tokenizer: Any,
         unet: Any,
         scheduler: Any,
-        generation: Generation | None = None,
+        generation: inputs.Generation | None = None,
     ) -> None:
         super().__init__()
         _check_fit(vae, text_encoder, unet)
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         for module in (vae, unet):
             module.to(memory_format=torch.channels_last)
-        self.generation = generation or Generation()
+        self.generation = generation or inputs.Generation()
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self._guidance_scale, self._guidance_rescale, self._interrupt, self._num_timesteps = 1.0, 0.0, False, 0
         self._conditioner: ClipConditioner | None = None
@@ -167,7 +138,7 @@ class TextToImagePipeline(DiffusionPipeline):
             components["scheduler"] = scheduler
         folder = locate(model, variant, HubOptions(revision, cache_dir, token, local_files_only))
         index = read_index(folder)
-        generation = Generation().but((index.get(SETTINGS) or {}).get("generation") or {})
+        generation = inputs.Generation().but((index.get(SETTINGS) or {}).get("generation") or {})
         parts = load_parts(folder, index, dtype, variant, components)
         parts["scheduler"] = make_scheduler(named, parts["scheduler"])
         pipe = cls(**parts, generation=generation)
@@ -248,7 +219,7 @@ class TextToImagePipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
-        num_images_per_prompt: int = 1,
+        num_images_per_prompt: int | None = None,
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         eta: float | None = None,
@@ -276,7 +247,7 @@ class TextToImagePipeline(DiffusionPipeline):
             guidance_scale: How far to go from the unconditional towards the conditional prediction; up to 1 there is
                 no guidance, and each step costs half.
             guidance_rescale: See `classifier_free`.
-            num_images_per_prompt: Pictures of each prompt.
+            num_images_per_prompt: Pictures of each prompt; None is one, or with a single prompt one for each seed.
             seed: One for each picture; a single s gives s, s + 1, ...; None takes chance.
             generator: Instead of seeds: one for each picture, or one that serves them in turn.
             eta: 0 is DDIM, 1 as much fresh noise as DDPM; for schedulers that know it.
@@ -293,12 +264,13 @@ class TextToImagePipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: Which tensors it is shown.
 
         Raises:
-            ValueError: An argument makes no sense, or the networks gave NaN.
+            ValueError: An argument makes no sense.
+            FloatingPointError: The networks gave NaN or infinity.
         """
         inputs.one_of("output_type", output_type, tuple(_OUTPUTS))
         settings = self._take_settings(num_inference_steps, guidance_scale, guidance_rescale, eta)
         texts, negatives = self._check_texts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds)
-        each = inputs.whole("num_images_per_prompt", num_images_per_prompt)
+        each = inputs.images_each(num_images_per_prompt, seed, len(texts))
         prompt_of = [i for i in range(len(texts)) for _ in range(each)]
         noise = Noise.of(seed, generator, latents, (len(prompt_of), *self._latent_shape(height, width)))
         at_once = len(prompt_of) if batch_size is None else inputs.whole("batch_size", batch_size)
@@ -327,8 +299,8 @@ class TextToImagePipeline(DiffusionPipeline):
         images = join(done)
         return TextToImageOutput(images, noise.seeds) if return_dict else (images, noise.seeds)
 
-    def _take_settings(self, *given: float | None) -> Generation:
-        settings = self.generation.but(dict(zip(_SETTINGS, given, strict=True)))
+    def _take_settings(self, *given: float | None) -> inputs.Generation:
+        settings = self.generation.but(dict(zip(inputs.SETTINGS, given, strict=True)))
         self._guidance_scale, self._guidance_rescale = float(settings.guidance_scale), float(settings.guidance_rescale)
         self._interrupt = False
         return settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import diffusers
@@ -61,7 +61,7 @@ def tiny_text_encoder(tiny_tokenizer: CLIPTokenizer) -> CLIPTextModel:
 def tiny_folder(
     tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: CLIPTokenizer, tiny_text_encoder: CLIPTextModel
 ) -> Path:
-    """A Stable Diffusion folder that diffusers itself built and saved: 16x16 pictures, latent step 2. Do not change it."""
+    """A folder that diffusers built and saved; pictures of 16x16, latent step 2. Take `tiny_copy` to change it."""
     with _seeded(2):
         unet = diffusers.UNet2DConditionModel(
             sample_size=8,

@@ -61,22 +61,22 @@ class TextConditioning:
         """Join batches of equal token count.
 
         Raises:
-            ValueError: The parts differ in shape, or only some have a mask or a pooled vector.
+            ValueError: The parts differ in shape, or only some have pooled vectors.
         """
         if len({part.embeddings.shape[1:] for part in parts}) != 1:
             shapes = ", ".join(str(tuple(part.embeddings.shape)) for part in parts)
             raise ValueError(f"embeddings {shapes} cannot be joined; expected equal token counts and channels")
+        masks = [part.mask for part in parts]
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        if pooled and len(pooled) != len(parts):
+            raise ValueError(f"{len(pooled)} of {len(parts)} text conditionings are pooled; expected all or none")
         return TextConditioning(
             torch.cat([part.embeddings for part in parts]),
-            _cat_or_none("mask", [part.mask for part in parts]),
-            _cat_or_none("pooled", [part.pooled for part in parts]),
+            None if all(mask is None for mask in masks) else torch.cat([_full_mask(part) for part in parts]),
+            torch.cat(pooled) if pooled else None,
         )
 
 
-def _cat_or_none(name: str, tensors: list[Tensor | None]) -> Tensor | None:
-    given = [tensor for tensor in tensors if tensor is not None]
-    if not given:
-        return None
-    if len(given) != len(tensors):
-        raise ValueError(f"{len(given)} of {len(tensors)} text conditionings have {name}; expected all or none")
-    return torch.cat(given)
+def _full_mask(text: TextConditioning) -> Tensor:
+    whole = text.embeddings.new_ones(text.embeddings.shape[:2], dtype=torch.bool)
+    return whole if text.mask is None else text.mask.bool()

@@ -1,0 +1,1 @@
+"""The `latentgen` command: one module a subcommand, each imported when it is asked for."""
