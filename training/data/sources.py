@@ -323,12 +323,14 @@ def open_source(config: DataConfig) -> Source:
         from training.data.shapes import ShapesSource
 
         return ShapesSource.from_config(config)
-    files = _parquet_files(config.path)
-    if files is not None:
-        dataset = _load(
-            "parquet", config, data_files={key: [str(file) for file in part] for key, part in files.items()}
-        )
-        return TableSource(dataset, config, _fingerprint(files.get(config.split, [])))
+    splits = _parquet_files(config.path)
+    if splits is not None:
+        if config.split not in splits:
+            raise ValueError(f"data.split is {config.split!r}; {config.path} has: {', '.join(splits)}")
+        files = splits[config.split]
+        _require_rows(files, config)
+        dataset = _load("parquet", config, data_files={config.split: [str(file) for file in files]})
+        return TableSource(dataset, config, _fingerprint(files))
     folder = Path(config.path).expanduser()
     if folder.is_dir():
         dataset = _load("imagefolder", config, data_dir=str(folder))
@@ -351,7 +353,7 @@ def _load(builder: str, config: DataConfig, **arguments: Any) -> Any:
         raise FileNotFoundError(
             f"data.path is {config.path!r}: no such file or folder here, and the Hub does not give it ({error})"
         ) from error
-    except (datasets.exceptions.DatasetGenerationError, datasets.exceptions.DataFilesNotFoundError) as error:
+    except (datasets.exceptions.DatasetGenerationError, FileNotFoundError, ValueError) as error:
         raise ValueError(f"{config.path} cannot be read as a data set: {error.__cause__ or error}") from error
     if config.split not in found:
         raise ValueError(f"data.split is {config.split!r}; {config.path} has: {', '.join(found)}")
@@ -380,6 +382,19 @@ def _parquet_files(path: str) -> dict[str, list[Path]] | None:
     for file in files:
         splits.setdefault(_split_of(file, place), []).append(file)
     return splits
+
+
+def _require_rows(files: Sequence[Path], config: DataConfig) -> None:
+    import pyarrow.parquet
+
+    rows = 0
+    for file in files:
+        try:
+            rows += pyarrow.parquet.ParquetFile(file).metadata.num_rows
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file} cannot be read as parquet: {error}") from error
+    if not rows:
+        raise ValueError(f"the split {config.split!r} of {config.path} is empty; training needs at least one row")
 
 
 def _split_of(file: Path, root: Path) -> str:
