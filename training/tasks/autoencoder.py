@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -15,6 +14,7 @@ from torch.utils.data import Dataset, default_collate
 from latentgen.models import AutoencoderKL
 from training.config import LoopConfig
 from training.data import DataConfig, Source, draws, open_source, scan, to_tensor
+from training.data.held_out import held_out_source
 from training.data.order import normal, row_of_sample
 from training.loop import Batch
 from training.perceptual import perceptual_distance
@@ -214,7 +214,7 @@ class AutoencoderTask:
         if recipe.loss.adversarial:
             from latentgen.models import PatchDiscriminator
 
-            discriminator = PatchDiscriminator(channels=recipe.loss.discriminator_channels)
+            discriminator = PatchDiscriminator(base_channels=recipe.loss.discriminator_channels)
         self.reconstruction = Reconstruction(self.vae, recipe.loss, discriminator)
         self.players: dict[str, nn.Module] = {"autoencoder": self.reconstruction}
         if discriminator is not None:
@@ -265,15 +265,7 @@ class AutoencoderTask:
 
 
 def _held_out(recipe: AutoencoderRecipe, train: Source, count: int = 64) -> Tensor:
-    config = recipe.validation
-    if config is None:
-        config = DataConfig(**{**recipe.data.__dict__, "split": "validation"})
-        try:
-            source = open_source(config)
-        except ValueError:  # a source without a validation split shows what it trains on
-            source = train
-    else:
-        source = open_source(config)
+    source = open_source(recipe.validation) if recipe.validation else held_out_source(recipe.data) or train
     every = max(1, len(source) // count)
     rows = range(0, min(len(source), every * count), every)
     return torch.stack([to_tensor(source.image(row), recipe.data.resolution) for row in rows])

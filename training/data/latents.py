@@ -1,0 +1,68 @@
+"""Latents of a source, computed once: the posterior's mean and deviation of every picture, kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from latentgen.models import AutoencoderKL
+from training.data.sources import Source, to_tensor
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Posterior of every row in the denoiser's units: `mean` and `std`, both (N, C, h, w) float32."""
+
+    mean: Tensor
+    std: Tensor
+
+
+def digest_of_weights(model: torch.nn.Module) -> str:
+    """Digest of a model's weights and configuration: another digest means another model."""
+    digest = hashlib.blake2b(json.dumps(dict(model.config), sort_keys=True, default=str).encode(), digest_size=16)
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def encode_latents(
+    source: Source, rows: list[int], vae: AutoencoderKL, resolution: int, folder: Path, batch_size: int = 16
+) -> Latents:
+    """Encodes the rows' pictures, or reads what an earlier call with the same pictures and weights has kept.
+
+    Args:
+        source: where the pictures come from.
+        rows: rows that are encoded, in this order.
+        vae: the frozen autoencoder, on the device to compute on.
+        resolution: side of the pictures in pixels.
+        folder: the file, named by what it depends on, is kept here; it appears whole or not at all.
+        batch_size: pictures encoded at a time.
+    """
+    parts = [source.fingerprint, str(rows), str(resolution), digest_of_weights(vae)]
+    file = folder / f"latents-{hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()}.safetensors"
+    if not file.is_file():
+        device = next(vae.parameters()).device
+        means, stds = [], []
+        for start in tqdm(range(0, len(rows), batch_size), desc="encoding pictures", unit="batch"):
+            images = torch.stack([to_tensor(source.image(row), resolution) for row in rows[start : start + batch_size]])
+            posterior = vae.encode(images.to(device, memory_format=torch.channels_last)).latent_dist
+            mean = vae.scale_latents(posterior.mean)
+            # scale_latents is affine, so a deviation is scaled by the difference that it makes.
+            std = vae.scale_latents(posterior.mean + posterior.std) - mean
+            means.append(mean.float().cpu().contiguous())
+            stds.append(std.float().cpu().contiguous())
+        folder.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".part-{os.getpid()}")
+        save_file({"mean": torch.cat(means), "std": torch.cat(stds)}, part)
+        os.replace(part, file)
+    return Latents(**load_file(file))

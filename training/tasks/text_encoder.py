@@ -1,0 +1,303 @@
+"""Task `text-encoder`: CLIP's contrastive training of a text tower, beside an image tower, from nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
+from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
+
+from training.config import LoopConfig
+from training.data import DataConfig, Source, draws, open_source, scan, to_tensor
+from training.data.held_out import held_out_source
+from training.data.order import row_of_sample
+from training.loop import Batch
+from training.vocabulary import build_tokenizer
+
+
+@dataclass
+class TowerConfig:
+    """Size of a transformer tower.
+
+    Args:
+        hidden_size: width.
+        layers: depth.
+        heads: attention heads.
+    """
+
+    hidden_size: int = 256
+    layers: int = 4
+    heads: int = 4
+
+
+@dataclass
+class TeacherConfig:
+    """A sentence encoder that the text tower also learns from, so that words near in meaning come near.
+
+    Args:
+        path: folder of a transformers model with its tokenizer whose mean over tokens is the sentence's
+            embedding (all-MiniLM-L6-v2, say); null trains without a teacher.
+        weight: weight of 1 - cosine between teacher and a linear view of the text tower's summary.
+        words: words in every step, beside the captions, that are taken from the teacher's vocabulary.
+    """
+
+    path: str | None = None
+    weight: float = 1.0
+    words: int = 0
+
+
+@dataclass
+class TextEncoderRecipe:
+    """Everything that `latentgen train text-encoder` can be told.
+
+    Args:
+        output: folder of the run.
+        data: captioned pictures.
+        tokenizer: folder or Hub id of a tokenizer; null builds a vocabulary from the captions.
+        vocabulary_size: tokens of a vocabulary that is built.
+        context_length: tokens of a prompt, start and end included.
+        image_size: side of the pictures that the image tower sees, in pixels.
+        patch_size: side of its patches.
+        projection_dim: size of the space in which texts and pictures meet.
+        text: the text tower.
+        vision: the image tower.
+        teacher: a sentence encoder to learn from as well.
+        loop: steps, batch, optimizer and intervals.
+    """
+
+    output: str = "runs/text_encoder"
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: str | None = None
+    vocabulary_size: int = 8192
+    context_length: int = 32
+    image_size: int = 64
+    patch_size: int = 8
+    projection_dim: int = 256
+    text: TowerConfig = field(default_factory=TowerConfig)
+    vision: TowerConfig = field(default_factory=TowerConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}.")
+        for name, tower in (("text", self.text), ("vision", self.vision)):
+            if tower.hidden_size % tower.heads:
+                raise ValueError(f"{name}.hidden_size {tower.hidden_size} must be a multiple of {name}.heads {tower.heads}.")
+
+
+def make_clip(recipe: TextEncoderRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
+    """transformers' CLIPModel of the recipe's size with random weights."""
+
+    def tower(config: TowerConfig) -> dict[str, Any]:
+        return {
+            "hidden_size": config.hidden_size,
+            "intermediate_size": 4 * config.hidden_size,
+            "num_hidden_layers": config.layers,
+            "num_attention_heads": config.heads,
+            "projection_dim": recipe.projection_dim,
+        }
+
+    text = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": recipe.context_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {"image_size": recipe.image_size, "patch_size": recipe.patch_size}
+    config = CLIPConfig(
+        text_config=tower(recipe.text) | text,
+        vision_config=tower(recipe.vision) | vision,
+        projection_dim=recipe.projection_dim,
+    )
+    return CLIPModel(config)
+
+
+class Contrast(nn.Module):
+    """CLIP with its symmetric cross-entropy (Fig. 3 of CLIP, arXiv 2103.00020) and the teacher's term."""
+
+    def __init__(self, clip: CLIPModel, teacher: TeacherConfig, teacher_size: int):
+        super().__init__()
+        self.clip, self.config = clip, teacher
+        self.to_teacher = nn.Linear(clip.config.text_config.hidden_size, teacher_size) if teacher_size else None
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of images (B, 3, H, W) with captions (B, L); the teacher's (B + W, D) covers W more texts."""
+        summaries = self.clip.text_model(input_ids=batch["input_ids"]).pooler_output
+        texts = nn.functional.normalize(self.clip.text_projection(summaries), dim=-1)
+        vision = self.clip.vision_model(pixel_values=batch["image"]).pooler_output
+        pictures = nn.functional.normalize(self.clip.visual_projection(vision), dim=-1)
+        # CLIP keeps the scale at or under 100 for stability (section 2.5).
+        logits = self.clip.logit_scale.clamp(max=4.6052).exp() * (texts @ pictures.T).float()
+        diagonal = torch.arange(len(logits), device=logits.device)
+        cross = nn.functional.cross_entropy
+        loss = (cross(logits, diagonal) + cross(logits.T, diagonal)) / 2
+        scalars = {"contrastive": loss.detach(), "accuracy": (logits.argmax(1) == diagonal).float().mean()}
+        if self.to_teacher is not None:
+            if "words" in batch:
+                summaries = torch.cat([summaries, self.clip.text_model(input_ids=batch["words"]).pooler_output])
+            cosine = nn.functional.cosine_similarity(self.to_teacher(summaries).float(), batch["teacher"].float())
+            scalars["teacher_cosine"] = cosine.detach().mean()
+            loss = loss + self.config.weight * (1 - cosine.mean())
+        return loss, scalars
+
+
+class Teacher:
+    """The frozen sentence encoder and the words of its vocabulary."""
+
+    def __init__(self, path: str):
+        if not (Path(path) / "config.json").is_file():
+            raise FileNotFoundError(f"teacher.path {path!r} is no folder of a transformers model: it has no config.json.")
+        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        self.model = AutoModel.from_pretrained(path).eval().requires_grad_(False)
+        vocabulary = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
+        self.words = [word for word, _ in vocabulary if word.isascii() and word.isalpha() and len(word) > 2]
+
+    @torch.no_grad()
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Embeddings (N, D): the mean of the last states over real tokens."""
+        device = next(self.model.parameters()).device
+        tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
+        states = self.model(**tokens).last_hidden_state
+        mask = tokens["attention_mask"][..., None]
+        return (states * mask).sum(1) / mask.sum(1)
+
+
+class CaptionedPictures(Dataset):
+    """Sample number -> picture, one of its row's captions, and words of the teacher's vocabulary."""
+
+    def __init__(self, source: Source, rows: list[int], seed: int, image_size: int, words: list[str], words_a_sample: float):
+        self.source, self.rows, self.seed, self.image_size = source, rows, seed, image_size
+        self.words, self.words_a_sample = words, words_a_sample
+
+    def __getitem__(self, number: int) -> Batch:
+        row = self.rows[row_of_sample(number, len(self.rows), self.seed)]
+        rng = draws(self.seed, "caption", number)
+        first, last = (int(self.words_a_sample * n) for n in (number, number + 1))
+        words = [self._word(i) for i in range(first, last)] if self.words else []
+        image = to_tensor(self.source.image(row), self.image_size)
+        return {"row": self.source.id(row), "image": image, "caption": self.source.caption(row, rng), "words": words}
+
+    def _word(self, number: int) -> str:
+        word = self.words[row_of_sample(number, len(self.words), self.seed)]
+        form = draws(self.seed, "word", number).choice(["{}", "a {}", "{} emoji", "a picture of a {}"])
+        return form.format(word)
+
+
+class TextEncoderTask:
+    """See the module. Opens the data and checks all settings when made, before any training."""
+
+    name = "text-encoder"
+
+    def __init__(self, recipe: TextEncoderRecipe, output: Path):
+        self.recipe = recipe
+        self.teacher = Teacher(recipe.teacher.path) if recipe.teacher.path else None
+        self.source = open_source(recipe.data)
+        self.rows = scan(self.source, output / "quarantine.jsonl", recipe.data.max_bad_share).good
+        self.tokenizer = self._tokenizer()
+        torch.manual_seed(recipe.loop.seed)
+        self.clip = make_clip(recipe, self.tokenizer)
+        size = self.teacher.model.config.hidden_size if self.teacher else 0
+        self.players: dict[str, nn.Module] = {"clip": Contrast(self.clip, recipe.teacher, size)}
+
+    def _tokenizer(self) -> CLIPTokenizer:
+        recipe = self.recipe
+        if recipe.tokenizer:
+            tokenizer = CLIPTokenizer.from_pretrained(recipe.tokenizer)
+            tokenizer.model_max_length = recipe.context_length
+            return tokenizer
+        return build_tokenizer(self._texts(), recipe.vocabulary_size, recipe.context_length)
+
+    def _texts(self) -> Iterator[str]:
+        """Captions in several wordings, so that their words become tokens, and each of the teacher's words once."""
+        for row in self.rows:
+            yield self.source.caption(row)
+            yield self.source.caption(row, draws(self.recipe.loop.seed, "vocabulary", row))
+        yield from self.teacher.words if self.teacher else ()
+
+    def averaged(self, player: str) -> nn.Module | None:
+        """All of CLIP is averaged."""
+        return self.clip
+
+    def is_active(self, player: str, step: int) -> bool:
+        """Always."""
+        return True
+
+    def samples(self, seed: int) -> Dataset:
+        """See `CaptionedPictures`."""
+        words = self.teacher.words if self.teacher else []
+        share = self.recipe.teacher.words / self.recipe.loop.batch_size
+        return CaptionedPictures(self.source, self.rows, seed, self.recipe.image_size, words, share)
+
+    def collate(self, items: list[Batch]) -> Batch:
+        """Stacks pictures and tokenises texts, padded to the longest: causal attention hides what follows the end."""
+        captions = [item["caption"] for item in items]
+        words = [word for item in items for word in item["words"]]
+        batch = default_collate([{"row": item["row"], "image": item["image"]} for item in items])
+        batch |= {"texts": captions + words, "input_ids": self._tokenise(captions)}
+        return batch | ({"words": self._tokenise(words)} if words else {})
+
+    def _tokenise(self, texts: list[str]) -> Tensor:
+        limit = self.recipe.context_length
+        return self.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt").input_ids
+
+    def prepare(self, batch: Batch, step: int) -> Batch:
+        """Adds the teacher's embeddings."""
+        return batch | ({"teacher": self.teacher(batch["texts"])} if self.teacher else {})
+
+    def to(self, device: torch.device) -> None:
+        """Moves the teacher."""
+        if self.teacher:
+            self.teacher.model.to(device)
+
+    def preview(self, device: torch.device) -> tuple[Image.Image | None, dict[str, float]]:
+        """Share of held-out pictures, 64 at a time, whose own caption is the nearest."""
+        source = held_out_source(self.recipe.data) or self.source
+        rows = [row_of_sample(i, len(source), 0) for i in range(min(256, len(source)))]
+        hits = []
+        for start in range(0, len(rows), 64):
+            part = rows[start : start + 64]
+            images = torch.stack([to_tensor(source.image(row), self.recipe.image_size) for row in part]).to(device)
+            captions = self._tokenise([source.caption(row) for row in part]).to(device)
+            logits = self.clip(input_ids=captions, pixel_values=images).logits_per_image
+            hits.append((logits.argmax(1) == torch.arange(len(part), device=device)).float())
+        return None, {"validation_accuracy": torch.cat(hits).mean().item()}
+
+    def export(self, folder: Path) -> None:
+        """Saves `text_encoder` and `tokenizer` as a diffusers pipeline has them, and the whole CLIP beside them."""
+        self.clip.save_pretrained(folder / "clip")
+        self.tokenizer.save_pretrained(folder / "clip")
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        text_encoder_of(self.clip).save_pretrained(folder / "text_encoder")
+        preprocessing = {"size": self.recipe.image_size, "mean": [0.5] * 3, "std": [0.5] * 3}
+        (folder / "clip" / "preprocessor_config.json").write_text(
+            json.dumps(
+                {
+                    "image_processor_type": "CLIPImageProcessor",
+                    "size": {"shortest_edge": preprocessing["size"]},
+                    "crop_size": preprocessing["size"],
+                    "image_mean": preprocessing["mean"],
+                    "image_std": preprocessing["std"],
+                },
+                indent=2,
+            )
+        )
+
+
+def text_encoder_of(clip: CLIPModel) -> nn.Module:
+    """The text tower alone, as transformers' `CLIPTextModel`."""
+    from transformers import CLIPTextModel
+
+    model = CLIPTextModel(clip.config.text_config)
+    own = clip.text_model.state_dict()
+    nested = any(key.startswith("text_model.") for key in model.state_dict())
+    model.load_state_dict({f"text_model.{k}" if nested else k: v for k, v in own.items()})
+    return model.eval()
