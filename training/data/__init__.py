@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from training.data.captions import CaptionWeights, caption_template
+from training.data.decoding import BadPictureError, decode, to_image, to_tensor
+from training.data.quarantine import Bad, Scan, scan
 from training.data.randomness import draw_seed, draws
-from training.data.sources import (
-    Bad,
-    BadPictureError,
-    DataConfig,
-    Scan,
-    Source,
-    decode,
-    open_source,
-    scan,
-    to_image,
-    to_tensor,
-)
+from training.data.sources import DataConfig, Source, open_source
 
 __all__ = [
     "Bad",

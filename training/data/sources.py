@@ -1,42 +1,25 @@
-"""Owns the way from a named source to pictures and captions: opening, decoding, and setting bad pictures aside."""
+"""Owns the way from a named source of captioned pictures to its rows."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
-import io
 import json
 import re
-import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from training.data.captions import CaptionTemplate, CaptionWeights, caption_template
+from training.data.decoding import BadPictureError, decode, to_tensor
 
-__all__ = [
-    "Bad",
-    "BadPictureError",
-    "DataConfig",
-    "Scan",
-    "Source",
-    "TableSource",
-    "decode",
-    "open_source",
-    "scan",
-    "to_image",
-    "to_tensor",
-]
+__all__ = ["DataConfig", "Source", "TableSource", "open_source", "to_tensor"]
 
 SHAPES = "shapes"
-# Twice this is where Pillow itself refuses; a picture of this size takes half a gigabyte when decoded.
-MAX_PIXELS = 89_478_485
 _SPLIT_WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -94,27 +77,6 @@ class DataConfig:
             raise ValueError(f"data.max_bad_share is {self.max_bad_share}; expected a share between 0 and 1")
 
 
-class BadPictureError(ValueError):
-    """A picture that cannot be used; its text is the reason."""
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A row that is set aside: its index in the source, its id, and why."""
-
-    index: int
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Scan:
-    """The outcome of looking at every row once."""
-
-    good: list[int]
-    bad: list[Bad]
-
-
 class Source(Protocol):
     """Captioned pictures by index; every answer is a pure function of its arguments."""
 
@@ -135,72 +97,6 @@ class Source(Protocol):
 
     def caption(self, index: int, rng: np.random.Generator | None = None) -> str:
         """The canonical caption, or with `rng` one of the wordings that training sees; empty where there is none."""
-
-
-# --- pictures
-
-
-def to_image(picture: Image.Image) -> Image.Image:
-    """Makes any PIL picture RGB: first frame, upright by its EXIF orientation, transparency on white, 16 bits to 8."""
-    if getattr(picture, "n_frames", 1) > 1:
-        picture.seek(0)
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I") or picture.mode == "F":
-        # Pillow clips these to 0..255 when it converts them; "I;16" and what PNG reads as "I" hold 16 bits.
-        values = np.asarray(picture, dtype=np.float64)
-        if picture.mode != "F" or values.max(initial=0.0) > 255:
-            values = values / 257.0
-        return Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
-
-
-def decode(content: bytes) -> Image.Image:
-    """Decodes a picture file's bytes to RGB, see `to_image`.
-
-    Raises:
-        BadPictureError: If the bytes are no picture, are cut short, or decode to more than `MAX_PIXELS` pixels.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of a picture past MAX_PIXELS; we refuse it below by its size, before it is decoded.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(content))
-        if picture.width * picture.height > MAX_PIXELS:
-            raise BadPictureError(
-                f"too large: {picture.width} x {picture.height} pixels, at most {MAX_PIXELS} are decoded"
-            )
-        picture.load()
-        return to_image(picture)
-    except BadPictureError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise BadPictureError(f"too large: {error}") from error
-    except Exception as error:
-        text = re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "its bytes", str(error))
-        raise BadPictureError(f"cannot be decoded: {type(error).__name__}: {text}") from error
-
-
-def to_tensor(image: Image.Image, resolution: int) -> torch.Tensor:
-    """Scales an RGB picture's short side to `resolution` and cuts out its centre.
-
-    A picture that already has that size passes through unchanged.
-
-    Returns:
-        float32 (3, resolution, resolution) in [-1, 1].
-    """
-    if image.size != (resolution, resolution):
-        scale = resolution / min(image.size)
-        width, height = (max(resolution, round(side * scale)) for side in image.size)
-        left, top = (width - resolution) // 2, (height - resolution) // 2
-        # Cropping through `box` scales only the part that stays; Lanczos widens with the scale, so it does not alias.
-        stretch_x, stretch_y = image.width / width, image.height / height
-        box = (left * stretch_x, top * stretch_y, (left + resolution) * stretch_x, (top + resolution) * stretch_y)
-        image = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
-    pixels = torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32))
-    return (pixels / 127.5 - 1.0).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
 
 
 # --- tables
@@ -424,58 +320,3 @@ def _fingerprint(files: Sequence[Path], whole: int = 1 << 30) -> str:
                 stream.seek(max(0, status.st_size - (1 << 20)))
                 digest.update(stream.read())
     return digest.hexdigest()
-
-
-# --- quarantine
-
-
-def scan(
-    source: Source,
-    quarantine: str | Path | None = None,
-    max_bad_share: float = 0.05,
-    workers: int = 2,
-) -> Scan:
-    """Decodes every picture once and reads every caption, so that training meets no bad row.
-
-    Nothing is changed in the source. A source that makes its own pictures (`source.trusted`) is not read.
-
-    Args:
-        source: The source to look through.
-        quarantine: The run's `quarantine.jsonl`, written anew with one line for each bad row: index, id, reason.
-        max_bad_share: The share of bad rows above which the scan fails.
-        workers: Threads that decode.
-
-    Returns:
-        The good rows' indices in their order, and the bad rows.
-
-    Raises:
-        ValueError: If the share of bad rows is above `max_bad_share`, or no row is good; the list is written first.
-    """
-    if getattr(source, "trusted", False):
-        reasons: list[str | None] = [None] * len(source)
-    else:
-        with ThreadPoolExecutor(max(1, workers)) as pool:
-            reasons = list(pool.map(lambda index: _reason(source, index), range(len(source))))
-    good = [index for index, reason in enumerate(reasons) if reason is None]
-    bad = [Bad(index, source.id(index), reason) for index, reason in enumerate(reasons) if reason is not None]
-    if quarantine is not None:
-        path = Path(quarantine)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(asdict(one)) + "\n" for one in bad), encoding="utf-8")
-    if len(bad) > max_bad_share * len(reasons) or not good:
-        where = f"; all are listed in {quarantine}" if quarantine is not None else ""
-        raise ValueError(
-            f"{len(bad)} of {len(reasons)} rows are bad ({len(bad) / max(1, len(reasons)):.1%}, "
-            f"at most {max_bad_share:.1%} may be), the first is {bad[0].id}: {bad[0].reason}{where}; "
-            "mend or remove them, or raise data.max_bad_share"
-        )
-    return Scan(good, bad)
-
-
-def _reason(source: Source, index: int) -> str | None:
-    """Why a row is bad; None for a good one."""
-    try:
-        source.image(index)
-    except BadPictureError as error:
-        return str(error)
-    return None if source.caption(index) else "no caption"
