@@ -28,28 +28,37 @@ class Player:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All tensors and all other values of the state. Every process of a distributed run must call it."""
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights, optimizer = get_state_dict(self.module, self.optimizer, options=options)
-        state = {f"module/{k}": v for k, v in weights.items()} | {f"optimizer/{k}": v for k, v in optimizer.items()}
+        tensors = {f"module/{name}": weight for name, weight in weights.items()}
+        for name, moments in optimizer["state"].items():
+            tensors |= {f"optimizer/{name}/{key}": torch.as_tensor(value) for key, value in moments.items()}
         if self.ema:
-            state |= {f"ema/{k}": v.cpu() for k, v in self.ema.averages.items()}
-        tensors = {k: v.contiguous() for k, v in state.items() if isinstance(v, Tensor)}
-        return tensors, {k: v for k, v in state.items() if k not in tensors}
+            tensors |= {f"ema/{name}": average.cpu() for name, average in self.ema.averages.items()}
+        return {k: v.contiguous() for k, v in tensors.items()}, {"param_groups": optimizer["param_groups"]}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Takes up what `state` returned."""
-        parts: dict[str, dict[str, Any]] = {"module": {}, "optimizer": {}, "ema": {}}
-        for name, value in {**tensors, **values}.items():
+        parts: dict[str, dict[str, Tensor]] = {"module": {}, "optimizer": {}, "ema": {}}
+        for name, value in tensors.items():
             part, _, key = name.partition("/")
             parts[part][key] = value
-        options = StateDictOptions(full_state_dict=True, flatten_optimizer_state_dict=True)
+        optimizer: dict[str, dict[str, Tensor]] = {}
+        for name, value in parts["optimizer"].items():
+            parameter_name, _, key = name.rpartition("/")
+            optimizer.setdefault(parameter_name, {})[key] = value
         set_state_dict(
             self.module,
             self.optimizer,
             model_state_dict=parts["module"],
-            optim_state_dict=parts["optimizer"],
-            options=options,
+            optim_state_dict={"state": optimizer, "param_groups": values["param_groups"]},
+            options=StateDictOptions(full_state_dict=True),
         )
+        for parameter, moments in self.optimizer.state.items():
+            for key, value in moments.items():
+                # Fused optimizers walk through memory: moments must lie as the weights do, channels_last included.
+                if value.shape == parameter.shape:
+                    moments[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         if self.ema:
             self.ema.load(parts["ema"])
 
