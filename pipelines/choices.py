@@ -30,8 +30,9 @@ _ALIASES = {
 
 
 def scheduler_names() -> list[str]:
-    """The classes that suit a Stable Diffusion model, ours and diffusers'."""
-    return sorted({*(scheduler.name for scheduler in KarrasDiffusionSchedulers), "LCMScheduler", "TCDScheduler"})
+    """The classes that suit a Stable Diffusion model and can run here, ours and diffusers'."""
+    suitable = {*(scheduler.name for scheduler in KarrasDiffusionSchedulers), "LCMScheduler", "TCDScheduler"}
+    return sorted(name for name in suitable if not _lacks(getattr(diffusers_schedulers, name)))
 
 
 def scheduler_class(name: str) -> type[Any]:
@@ -47,6 +48,8 @@ def scheduler_class(name: str) -> type[Any]:
         found = getattr(our_schedulers, class_name, None) or getattr(diffusers_schedulers, class_name, None)
         if isinstance(found, type) and issubclass(found, SchedulerMixin):
             return found
+        if lacking := _lacks(found):
+            raise ValueError(f"scheduler {name!r} needs the packages {', '.join(lacking)}; install them")
     close = difflib.get_close_matches(wanted, known, n=1)
     hint = f"did you mean {known[close[0]]!r}? " if close else ""
     raise ValueError(f"scheduler {name!r} is not known; {hint}choose one of {', '.join(scheduler_names())}")
@@ -70,6 +73,11 @@ def make_scheduler(choice: str | SchedulerMixin | None, current: SchedulerMixin)
     if not (hasattr(choice, "set_timesteps") and hasattr(choice, "step")):
         raise ValueError(f"scheduler {choice!r}; expected a name or an object with set_timesteps and step")
     return choice
+
+
+def _lacks(found: Any) -> list[str]:
+    """The packages that a class of diffusers needs and that are not installed; it is a stand-in then."""
+    return [name for name in getattr(found, "_backends", ()) if name != "torch"]
 
 
 def _plain(name: str) -> str:

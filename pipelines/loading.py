@@ -17,9 +17,12 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 
 from latentgen.models import AutoencoderKL, UNet2DConditionModel
 from pipelines.choices import scheduler_class
+from pipelines.inputs import Generation
 from pipelines.weights import check_weights, read_json, shard_names, weight_name
 
 INDEX = "model_index.json"
+# diffusers drops keys with a leading underscore without a word, so our own settings can live in its index.
+SETTINGS = "_latentgen"
 BUNDLED = Path(__file__).parent / "pretrained" / "emoji"
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -93,6 +96,19 @@ def read_index(folder: Path) -> dict[str, Any]:
         if name in PARTS:
             _check_class(folder, name, value)
     return index
+
+
+def stated_generation(index: Mapping[str, Any]) -> Generation:
+    """The defaults of a call that the folder states, and ours for the others.
+
+    Raises:
+        ValueError: A name that is not known, or a value that makes no sense.
+    """
+    stated = index.get(SETTINGS, {})
+    generation = stated.get("generation", {}) if isinstance(stated, dict) else stated
+    if not isinstance(generation, dict):
+        raise ValueError(f"{INDEX} has {SETTINGS}: {stated!r}; expected an object with an object 'generation'")
+    return Generation().but(generation)
 
 
 def load_parts(
@@ -231,7 +247,9 @@ def _fetch(repo: str, variant: str | None, hub: HubOptions) -> Path:
         else:
             return _download(repo, info.sha, {file.rfilename for file in info.siblings or []}, variant, hub)
     try:
-        return Path(snapshot_download(repo, revision=hub.revision, cache_dir=hub.cache_dir, local_files_only=True))
+        # Asked for the index alone: a download takes less than the whole repository, and all parts are checked later.
+        where = {"revision": hub.revision, "cache_dir": hub.cache_dir, "allow_patterns": [INDEX]}
+        return Path(snapshot_download(repo, local_files_only=True, **where))
     except OSError as error:
         reason = f"the Hub cannot be reached ({type(problem).__name__})" if problem else "local_files_only is set"
         raise FileNotFoundError(
@@ -242,8 +260,8 @@ def _fetch(repo: str, variant: str | None, hub: HubOptions) -> Path:
 def _download(repo: str, revision: str, files: set[str], variant: str | None, hub: HubOptions) -> Path:
     if INDEX not in files:
         raise FileNotFoundError(f"the Hub's {repo} has no {INDEX}; expected a model in diffusers' folder layout")
-    where = {"cache_dir": hub.cache_dir, "token": hub.token, "revision": revision}
-    index = read_index(Path(hf_hub_download(repo, INDEX, **where)).parent)
+    where = {"cache_dir": hub.cache_dir, "token": hub.token}
+    index = read_index(Path(hf_hub_download(repo, INDEX, revision=revision, **where)).parent)
     wanted = [INDEX]
     for name, part in PARTS.items():
         names = {file.removeprefix(f"{name}/") for file in files if file.startswith(f"{name}/")}
@@ -252,4 +270,8 @@ def _download(repo: str, revision: str, files: set[str], variant: str | None, hu
             weights = weight_name(names, part.stem, variant, f"{repo}/{name}")
             small += shard_names(names, part.stem, weights)
         wanted += [f"{name}/{file}" for file in small]
-    return Path(snapshot_download(repo, allow_patterns=wanted, **where))
+    # By name, so that the cache knows the name when there is no network; again if the name has moved meanwhile.
+    folder = Path(snapshot_download(repo, allow_patterns=wanted, revision=hub.revision, **where))
+    if folder.name != revision:
+        folder = Path(snapshot_download(repo, allow_patterns=wanted, revision=revision, **where))
+    return folder

@@ -15,10 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipelines.loading import INDEX, PARTS, quiet_transformers
-
-# diffusers drops keys with a leading underscore without a word, so our own settings can live in its index.
-SETTINGS = "_latentgen"
+from pipelines.loading import INDEX, PARTS, SETTINGS, quiet_transformers
 
 
 def save_folder(

@@ -21,9 +21,9 @@ from latentgen.hardware import parse_device, parse_dtype
 from pipelines import inputs
 from pipelines.choices import make_scheduler, scheduler_class
 from pipelines.denoise import CALLBACK_TENSORS, Denoising, decode, denoise, to_arrays, to_pil
-from pipelines.loading import PARTS, HubOptions, load_parts, locate, read_index
+from pipelines.loading import PARTS, HubOptions, load_parts, locate, read_index, stated_generation
 from pipelines.noise import Noise
-from pipelines.saving import SETTINGS, save_folder
+from pipelines.saving import save_folder
 
 
 def _cat(batches: list[Tensor]) -> Tensor:
@@ -138,7 +138,7 @@ class TextToImagePipeline(DiffusionPipeline):
             components["scheduler"] = scheduler
         folder = locate(model, variant, HubOptions(revision, cache_dir, token, local_files_only))
         index = read_index(folder)
-        generation = inputs.Generation().but((index.get(SETTINGS) or {}).get("generation") or {})
+        generation = stated_generation(index)
         parts = load_parts(folder, index, dtype, variant, components)
         parts["scheduler"] = make_scheduler(named, parts["scheduler"])
         pipe = cls(**parts, generation=generation)

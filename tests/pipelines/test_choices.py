@@ -1,0 +1,54 @@
+"""Schedulers by name."""
+
+from __future__ import annotations
+
+import diffusers
+import pytest
+
+import latentgen
+from pipelines.choices import make_scheduler, scheduler_class, scheduler_names
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("ddim", "DDIM", "DDIMScheduler", "ddim-scheduler"), latentgen.DDIMScheduler),
+        (("ddpm", "DDPMScheduler"), latentgen.DDPMScheduler),
+        (("euler_a", "Euler a", "EulerAncestralDiscreteScheduler"), diffusers.EulerAncestralDiscreteScheduler),
+        (("dpm++", "dpmsolver", "DPMSolverMultistep"), diffusers.DPMSolverMultistepScheduler),
+        (("unipc",), diffusers.UniPCMultistepScheduler),
+        (("lcm",), diffusers.LCMScheduler),
+    ],
+)
+def test_names_lead_to_classes_ours_first(names: tuple[str, ...], expected: type) -> None:
+    assert {scheduler_class(name) for name in names} == {expected}
+
+
+def test_every_choice_that_errors_list_is_one() -> None:
+    assert {scheduler_class(name).__name__ for name in scheduler_names()} == set(scheduler_names())
+
+
+@pytest.mark.parametrize("name", ["", "dimm", "Scheduler", "SchedulerMixin", "nonsense", None, 7])
+def test_unknown_names_are_refused_with_the_choices(name: object) -> None:
+    with pytest.raises(ValueError, match="choose one of .*DDIMScheduler.*EulerDiscreteScheduler"):
+        scheduler_class(name)
+
+
+def test_a_scheduler_whose_package_is_missing_says_so() -> None:
+    if hasattr(diffusers.schedulers.DPMSolverSDEScheduler, "step"):
+        pytest.skip("torchsde is installed")
+    with pytest.raises(ValueError, match="'DPMSolverSDEScheduler' needs the packages torchsde; install"):
+        scheduler_class("DPMSolverSDEScheduler")
+    assert "DPMSolverSDEScheduler" not in scheduler_names()
+
+
+def test_another_sampler_keeps_the_noise_schedule() -> None:
+    current = latentgen.DDIMScheduler(beta_end=0.05, prediction_type="v_prediction", num_train_timesteps=500)
+    for name in ("ddpm", "euler", "dpm++"):
+        made = make_scheduler(name, current)
+        for key in ("beta_end", "prediction_type", "num_train_timesteps"):
+            assert made.config[key] == current.config[key]
+    assert make_scheduler(None, current) is current
+    assert make_scheduler(made, current) is made
+    with pytest.raises(ValueError, match="expected a name or an object"):
+        make_scheduler(3, current)
