@@ -57,10 +57,6 @@ class Level:
         """Whether the level is held as plain floats."""
         return isinstance(self.alpha, float)
 
-    def item(self) -> Level:
-        """The same level as plain floats; only for a level of one entry."""
-        return Level(float(self.alpha), float(self.sigma))
-
     def to(self, like: Tensor) -> Level:
         """Casts to the dtype and device of `like`, (B,) -> (B, 1, 1, ...), so that it broadcasts over `like` (B, ...).
 

@@ -22,11 +22,11 @@ WEIGHTINGS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "epsilon": lambda log_snr, gamma, k: log_snr,
     # max(SNR, 1): "truncated SNR", section 4 of arXiv 2202.00512.
     "truncated_snr": lambda log_snr, gamma, k: log_snr.clamp(min=0.0),
-    # min(SNR, gamma): section 3.4 of arXiv 2303.09556, with gamma = 5; (SNR + 1)-fold less for v_prediction.
+    # min(SNR, gamma): Min-SNR-gamma, arXiv 2303.09556, with gamma = 5; (SNR + 1)-fold less for v_prediction.
     "min_snr": lambda log_snr, gamma, k: log_snr.clamp(max=_log(gamma, log_snr)),
-    # SNR gamma / (SNR + gamma): the smooth form of it, section 4.4 of arXiv 2401.11605.
+    # SNR gamma / (SNR + gamma): the smooth form of it, from HDiT, arXiv 2401.11605.
     "soft_min_snr": lambda log_snr, gamma, k: -torch.logaddexp(-log_snr, -_log(gamma, log_snr)),
-    # SNR / (k + SNR)^gamma: section 3.2 of arXiv 2204.00227, with k = 1 and gamma = 1 (or 0.5).
+    # SNR / (k + SNR)^gamma: P2, arXiv 2204.00227, with k = 1 and gamma = 1 (or 0.5).
     "p2": lambda log_snr, gamma, k: log_snr - gamma * torch.logaddexp(_log(k, log_snr), log_snr),
     # sqrt(SNR), that is 1 / sqrt(SNR) on the error of eps: arXiv 2310.08442.
     "debiased": lambda log_snr, gamma, k: log_snr / 2,

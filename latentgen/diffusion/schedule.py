@@ -159,7 +159,8 @@ def spaced_timesteps(
             "training timesteps"
         )
     spaced = SPACINGS[spacing](int(num_inference_steps), num_train_timesteps, steps_offset)
-    timesteps = torch.from_numpy(np.ascontiguousarray(spaced))
+    # Rounding of the stride makes trailing one too long for some numbers (61 of 1000), by a timestep of -1.
+    timesteps = torch.from_numpy(np.ascontiguousarray(spaced[:num_inference_steps]))
     if not 0 <= timesteps.min() <= timesteps.max() < num_train_timesteps:
         raise ValueError(
             f"steps_offset={steps_offset} with {num_inference_steps} steps reaches timestep {timesteps.max().item()}, "

@@ -74,15 +74,17 @@ class ReverseStep:
         """
         return self.nxt.sigma**2 * self.renewed, self.now.sigma**2 * self.renewed
 
-    def item(self) -> ReverseStep:
-        """The same step as plain floats; only for levels of one entry."""
-        return ReverseStep(self.now.item(), self.nxt.item(), float(self.renewed))
+    def unbind(self) -> list[ReverseStep]:
+        """The steps of a batch of levels one by one, each as plain floats."""
+        parts = (self.now.alpha, self.now.sigma, self.nxt.alpha, self.nxt.sigma, self.renewed)
+        rows = zip(*(torch.as_tensor(part).reshape(-1).tolist() for part in parts), strict=True)
+        return [ReverseStep(Level(*row[0:2]), Level(*row[2:4]), row[4]) for row in rows]
 
 
 def reverse_step(now: Level, nxt: Level) -> ReverseStep:
     """The reverse step between two levels, in log-SNR alone.
 
-    renewed = -expm1(log_snr_now - log_snr_nxt): section 3.3 and appendix A of VDM (arXiv 2107.00630). It holds where
+    renewed = -expm1(log_snr_now - log_snr_nxt): the ancestral step of VDM (arXiv 2107.00630). It holds where
     `now` is pure noise (log-SNR -inf) and where `nxt` is clean (inf).
 
     Args:

@@ -41,6 +41,7 @@ class DiscreteScheduler(SchedulerMixin, ConfigMixin):
     _compatibles = [scheduler.name for scheduler in KarrasDiffusionSchedulers]
     order = 1
     init_noise_sigma = 1.0
+    _end: Level = CLEAN
 
     def _prepare(self) -> None:
         """Checks the registered configuration and builds the tables."""
@@ -79,10 +80,14 @@ class DiscreteScheduler(SchedulerMixin, ConfigMixin):
 
     @timesteps.setter
     def timesteps(self, timesteps: Tensor) -> None:
+        self._visit(timesteps, timesteps.tolist())
+
+    def _visit(self, timesteps: Tensor, visited: list[int]) -> None:
+        """Takes timesteps together with their values, which the device would have to be waited for."""
         self._timesteps = timesteps
-        self._visited: list[int] = [int(timestep) for timestep in timesteps.tolist()]
+        self._visited = [int(timestep) for timestep in visited]
         self._following = dict(zip(self._visited, [*self._visited[1:], -1], strict=True))
-        self._steps: dict[tuple[int, int], ReverseStep] = {}
+        self._steps: dict[int, ReverseStep] = {}
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Chooses the timesteps to visit.
@@ -99,7 +104,7 @@ class DiscreteScheduler(SchedulerMixin, ConfigMixin):
             config.timestep_spacing, num_inference_steps, config.num_train_timesteps, config.steps_offset
         )
         self.num_inference_steps = len(timesteps)
-        self.timesteps = timesteps.to(device)
+        self._visit(timesteps.to(device), timesteps.tolist())
 
     def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
         """Returns the sample as it is: variance-preserving levels need no scaling."""
@@ -130,13 +135,20 @@ class DiscreteScheduler(SchedulerMixin, ConfigMixin):
             return int(timestep)
         return self._visited[(timestep.storage_offset() - ours.storage_offset()) // ours.stride(0)]
 
-    def _reverse_step(self, timestep: int, following: int, end: Level = CLEAN) -> ReverseStep:
-        """The step between two timesteps as floats, where a `following` below 0 stands for `end`."""
-        key = (timestep, following)
-        if key not in self._steps:
-            nxt = self.schedule.level(following) if following >= 0 else end
-            self._steps[key] = reverse_step(self.schedule.level(timestep), nxt).item()
-        return self._steps[key]
+    def previous_timestep(self, timestep: int | Tensor) -> int:
+        """The timestep that a step from this one leads to; below 0 where it leads to the end."""
+        raise NotImplementedError
+
+    def _reverse_step(self, timestep: int) -> ReverseStep:
+        """The step from a timestep, as floats."""
+        if timestep not in self._steps:  # one pass over the tables for the whole loop, at its first step
+            now = self._visited if timestep in self._visited else [timestep]
+            nxt = [max(self.previous_timestep(each), -1) for each in now]  # -1 is the end, the last entry of the tables
+            alpha = torch.cat([self.schedule.alpha, torch.tensor([self._end.alpha], dtype=torch.float64)])
+            sigma = torch.cat([self.schedule.sigma, torch.tensor([self._end.sigma], dtype=torch.float64)])
+            steps = reverse_step(self.schedule.level(torch.tensor(now)), Level(alpha[nxt], sigma[nxt])).unbind()
+            self._steps.update(zip(now, steps, strict=True))
+        return self._steps[timestep]
 
     def _predict(self, out: Tensor, sample: Tensor, level: Level, consistent: bool) -> tuple[Tensor, Tensor]:
         """The predicted (x0, eps), x0 thresholded or clipped as configured.

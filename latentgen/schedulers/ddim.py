@@ -9,7 +9,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from latentgen.diffusion.level import CLEAN
+from latentgen.diffusion.level import Level
 from latentgen.schedulers.base import DiscreteScheduler, StepOutput, gaussian_like
 
 
@@ -60,8 +60,19 @@ class DDIMScheduler(DiscreteScheduler):
         rescale_betas_zero_snr: bool = False,
     ) -> None:
         self._prepare()
-        self._end = CLEAN if set_alpha_to_one else self.schedule.level(0)
+        if not set_alpha_to_one:
+            self._end = Level(self.schedule.alpha[0].item(), self.schedule.sigma[0].item())
         self.final_alpha_cumprod = torch.tensor(1.0) if set_alpha_to_one else self.alphas_cumprod[0]
+
+    def previous_timestep(self, timestep: int | Tensor) -> int:
+        """The timestep one stride of T // N earlier, whatever the spacing; below 0 where the step leads to the end.
+
+        Raises:
+            ValueError: `set_timesteps` was not called.
+        """
+        if self.num_inference_steps is None:
+            raise ValueError("the number of inference steps is not set; call set_timesteps(num_inference_steps) first")
+        return self._timestep(timestep) - self.config.num_train_timesteps // self.num_inference_steps
 
     def step(
         self,
@@ -90,13 +101,9 @@ class DDIMScheduler(DiscreteScheduler):
             ValueError: `set_timesteps` was not called, eta lies outside [0, 1], both generator and noise were given, or
                 the prediction cannot be read at this timestep.
         """
-        if self.num_inference_steps is None:
-            raise ValueError("the number of inference steps is not set; call set_timesteps(num_inference_steps) first")
         if eta > 0 and variance_noise is not None and generator is not None:
             raise ValueError("both generator and variance_noise were given; pass only one of them")
-        now = self._timestep(timestep)
-        following = now - self.config.num_train_timesteps // self.num_inference_steps
-        step = self._reverse_step(now, following, self._end)
+        step = self._reverse_step(self._timestep(timestep))
         x0, eps = self._predict(model_output, sample, step.now, consistent=use_clipped_model_output)
         if eta > 0 and variance_noise is None:
             variance_noise = gaussian_like(model_output, generator)

@@ -112,7 +112,7 @@ class DDPMScheduler(DiscreteScheduler):
         if not len(chosen) or bool((chosen.diff() >= 0).any()) or chosen[0] > last or chosen[-1] < 0:
             raise ValueError(f"timesteps={chosen.tolist()} must fall, from at most {last} to at least 0")
         self.num_inference_steps = len(chosen)
-        self.timesteps = chosen.to(device)
+        self._visit(chosen.to(device), chosen.tolist())
 
     def previous_timestep(self, timestep: int | Tensor) -> int:
         """The timestep visited after this one, -1 after the last.
@@ -123,7 +123,7 @@ class DDPMScheduler(DiscreteScheduler):
         timestep = self._timestep(timestep)
         if timestep not in self._following:
             raise ValueError(
-                f"timestep {timestep} is not among the {len(self._visited)} of set_timesteps; pass one of them"
+                f"timestep {timestep} is not one of the {len(self._following)} to visit; see set_timesteps"
             )
         return self._following[timestep]
 
@@ -149,7 +149,7 @@ class DDPMScheduler(DiscreteScheduler):
                 ask for, or a prediction that cannot be read at this timestep.
         """
         now = self._timestep(timestep)
-        step = self._reverse_step(now, self.previous_timestep(now))
+        step = self._reverse_step(now)
         out, predicted = self._parts(model_output, sample)
         x0, eps = self._predict(out, sample, step.now, consistent=True)
         noise = gaussian_like(out, generator) if now > 0 else None
