@@ -29,13 +29,15 @@ class Player:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All tensors and all other values of the state. Every process of a distributed run must call it."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights, optimizer = get_state_dict(self.module, self.optimizer, options=options)
+        # An optimizer that has not moved yet is left out: asked for its state, torch would take a step with it.
+        moved = [self.optimizer] if self.optimizer.state else []
+        weights, optimizer = get_state_dict(self.module, moved, options=options)
         tensors = {f"module/{name}": weight for name, weight in weights.items()}
-        for name, moments in optimizer["state"].items():
+        for name, moments in optimizer.get("state", {}).items():
             tensors |= {f"optimizer/{name}/{key}": torch.as_tensor(value) for key, value in moments.items()}
         if self.ema:
             tensors |= {f"ema/{name}": average.cpu() for name, average in self.ema.averages.items()}
-        return {k: v.contiguous() for k, v in tensors.items()}, {"param_groups": optimizer["param_groups"]}
+        return {k: v.contiguous() for k, v in tensors.items()}, {"param_groups": optimizer.get("param_groups")}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Takes up what `state` returned."""
@@ -49,7 +51,7 @@ class Player:
             optimizer.setdefault(parameter_name, {})[key] = value
         set_state_dict(
             self.module,
-            self.optimizer,
+            [self.optimizer] if optimizer else [],
             model_state_dict=parts["module"],
             optim_state_dict={"state": optimizer, "param_groups": values["param_groups"]},
             options=StateDictOptions(full_state_dict=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +47,7 @@ def _run(parser: ArgumentParser, recipe_class: type, task_class: type, argv: Seq
     parts = parser.instantiate(settings)
     recipe = recipe_class(**{field.name: parts[field.name] for field in fields(recipe_class)})
     output = Path(recipe.output)
-    loop = Loop(task_class(recipe, output), recipe.loop, output, asdict(recipe))
+    loop = Loop(task_class(recipe, output), recipe.loop, output, parser.dump(settings, skip_default=False))
     return loop.run(resume=settings.resume)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,7 +87,7 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     """Learning rate of step `step` of `steps`: a function of the step alone, whatever the number of processes."""
     warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
     falls_from = max(config.warmup_steps, steps * (1 - config.decay_share))
-    progress = min(1.0, max(0.0, (step - falls_from) / max(1.0, steps - 1 - falls_from)))
+    progress = min(1.0, max(0.0, (step - falls_from) / max(1e-9, steps - 1 - falls_from)))
     shape = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
     floor = 1.0 if config.schedule == "constant" else config.final_share
     return config.learning_rate * warmup * (floor + (1 - floor) * shape[config.schedule])
@@ -115,13 +116,13 @@ class Loop:
         task: modules, samples and losses.
         config: the shared configuration.
         output: folder of the run; checkpoints, pictures, scalars and the finished model are written into it.
-        recipe: the whole configuration as plain values, kept beside the run.
+        recipe: the whole configuration as YAML, kept beside the run.
 
     Raises:
         ValueError: before any work, where the batch cannot be divided over processes and accumulation.
     """
 
-    def __init__(self, task: Task, config: LoopConfig, output: Path, recipe: Mapping[str, Any]):
+    def __init__(self, task: Task, config: LoopConfig, output: Path, recipe: str):
         if config.threads:
             torch.set_num_threads(config.threads)
         self.task, self.config, self.output, self.recipe = task, config, output, recipe
@@ -157,6 +158,9 @@ class Loop:
     def run(self, resume: bool = False) -> Path:
         """Trains to the end, previews and exports; returns the folder of the finished model."""
         first = self._begin(resume)
+        if self.accelerator.is_main_process:
+            self.output.mkdir(parents=True, exist_ok=True)
+            (self.output / "recipe.yaml").write_text(self.recipe)
         config, task = self.config, self.task
         self.accelerator.init_trackers("tensorboard")
         batches = iter(self._loader(first))
@@ -205,7 +209,7 @@ class Loop:
         logged: list[dict[str, Tensor]] = []
         for part in parts:
             sync = part is parts[-1]
-            with _nothing() if sync else self.accelerator.no_sync(module), self.accelerator.autocast():
+            with nullcontext() if sync else self.accelerator.no_sync(module), self.accelerator.autocast():
                 loss, scalars = module(part)
             if not torch.isfinite(loss):
                 self._fail(f"the loss of {name} is {loss.item()}", parts, step)
@@ -291,21 +295,13 @@ class Loop:
         self.accelerator.end_training()
         return model
 
-    def _averaged_weights(self) -> Any:
-        from contextlib import ExitStack
-
+    def _averaged_weights(self) -> ExitStack:
         stack = ExitStack()
         for player in self.players.values():
             player.module.eval()
             if player.ema:
                 stack.enter_context(player.ema.swapped_in())
         return stack
-
-
-def _nothing() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()
 
 
 def _precision(config: LoopConfig) -> str:

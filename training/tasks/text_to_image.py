@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from latentgen.diffusion.prediction import target
 from latentgen.diffusion.schedule import noise_schedule
 from latentgen.models import AutoencoderKL, UNet2DConditionModel
 from latentgen.schedulers import DDIMScheduler
+from pipelines.inputs import Generation
 from pipelines.text_to_image import TextToImagePipeline
 from training.config import LoopConfig
 from training.data import DataConfig, Source, draws, open_source, scan
@@ -300,6 +300,7 @@ class TextToImageTask:
             tokenizer=self.conditioner.tokenizer,
             unet=self.unet,
             scheduler=scheduler,
+            generation=Generation(self.recipe.preview.num_inference_steps, self.recipe.preview.guidance_scale),
         )
 
     def preview(self, device: torch.device) -> tuple[Image.Image, dict[str, float]]:
@@ -309,8 +310,6 @@ class TextToImageTask:
         pictures = [
             pipe(
                 self.prompts[start : start + 16],
-                num_inference_steps=preview.num_inference_steps,
-                guidance_scale=preview.guidance_scale,
                 seed=start,
                 output_type="pt",
             ).images
@@ -323,10 +322,9 @@ class TextToImageTask:
         dtype = getattr(torch, self.recipe.save_dtype)
         pipe = self.pipeline()
         for part in (self.vae, self.conditioner.text_encoder, self.unet):
-            part.to(dtype)
+            if part.dtype != dtype:
+                part.to(dtype)
         pipe.save_pretrained(folder)
-        prompts = folder / "preview_prompts.json"
-        prompts.write_text(json.dumps(self.prompts, indent=2))
 
 
 def load_conditioner(folder: str) -> ClipConditioner:

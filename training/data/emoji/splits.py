@@ -6,9 +6,11 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 __all__ = ["Candidate", "split_kinds"]
 
+_Choice = TypeVar("_Choice")
 _CONCEPTS = 0.012  # share of concepts that training sees in no style
 _PAIRS = 0.115  # share of the others that training sees in all styles but one
 _TONES = 0.16  # share of (concept, style) with skin tones of which training lacks one
@@ -36,28 +38,32 @@ def split_kinds(rows: Sequence[Candidate], seed: int = 0) -> list[str]:
     * tone: training has the concept in this style, but not with this skin tone.
     """
     cluster = _clusters(rows)
-    styles: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    tones: dict[tuple[str, str], set[tuple[str, ...]]] = defaultdict(set)
+    members: dict[str, set[str]] = defaultdict(set)
+    styles: dict[str, set[str]] = defaultdict(set)  # of a concept
+    tones: dict[tuple[str, str], set[tuple[str, ...]]] = defaultdict(set)  # of a concept in a style
     for row in rows:
-        styles[cluster[row.concept]][row.concept].add(row.style)
-        tones[cluster[row.concept], row.style].add(row.tones)
+        members[cluster[row.concept]].add(row.concept)
+        styles[row.concept].add(row.style)
+        tones[row.concept, row.style].add(row.tones)
 
-    concepts = {name for name in styles if _share(seed, "concept", name) < _CONCEPTS}
+    concepts = {name for name in members if _share(seed, "concept", name) < _CONCEPTS}
     pairs = set()
-    for name, of_concept in styles.items():
-        if name not in concepts and _share(seed, "pair", name) < _PAIRS:
-            every = sorted(set().union(*of_concept.values()))
-            # Each concept must keep a style in training.
-            fit = [style for style in every if all(drawn != {style} for drawn in of_concept.values())]
-            if fit:
-                pairs.add((name, _first(fit, seed, "pair style", name)))
     lacking = set()
-    for (name, style), there in tones.items():
-        single = sorted(tone for tone in there if len(set(tone)) == 1)
-        if () in there and len(single) > 1 and _share(seed, "tone", name, style) < _TONES:
-            lacking.add((name, style, _first(single, seed, "which tone", name, style)))
-        mixed = (tone for tone in there if len(set(tone)) > 1)
-        lacking |= {(name, style, tone) for tone in mixed if _share(seed, "mixed", name, style, *tone) < _MIXED}
+    for name, group in members.items():
+        every = sorted(set().union(*(styles[concept] for concept in group)))
+        # Each concept must keep a style in training.
+        fit = [style for style in every if all(styles[concept] != {style} for concept in group)]
+        if fit and _share(seed, "pair", name) < _PAIRS:
+            pairs.add((name, _first(fit, seed, "pair style", name)))
+        for style in every:
+            drawn = [tones[concept, style] for concept in group if style in styles[concept]]
+            # And where a tone is held out, the toneless picture.
+            loose = {tone for tone in set().union(*drawn) if tone and all(tone not in of or () in of for of in drawn)}
+            single = sorted(tone for tone in loose if len(set(tone)) == 1)
+            if len(single) > 1 and _share(seed, "tone", name, style) < _TONES:
+                lacking.add((name, style, _first(single, seed, "which tone", name, style)))
+            mixed = loose - set(single)
+            lacking |= {(name, style, tone) for tone in mixed if _share(seed, "mixed", name, style, *tone) < _MIXED}
 
     kinds = []
     for row in rows:
@@ -100,6 +106,6 @@ def _share(seed: int, *names: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _first(choices: list, seed: int, *names: str):  # type: ignore[no-untyped-def]
+def _first(choices: list[_Choice], seed: int, *names: str) -> _Choice:
     """One of several choices, by seed and names."""
     return min(choices, key=lambda choice: _share(seed, *names, repr(choice)))

@@ -131,7 +131,7 @@ def _draw_style(style: str, root: Path, emoji: list[Emoji]) -> tuple[list[dict[s
 
 
 def _write(folder: Path, split: str, rows: list[dict[str, Any]]) -> None:
-    """Writes a split as parquet that `datasets` reads with its features."""
+    """Writes a split as parquet that `datasets` reads with its features; an empty split has no file."""
     import datasets
     import pyarrow
     import pyarrow.parquet
@@ -152,7 +152,7 @@ def _write(folder: Path, split: str, rows: list[dict[str, Any]]) -> None:
     features = datasets.Features({name: datasets.List(text) if name == "keywords" else text for name in columns})
     features["image"] = datasets.Image()
     size = sum(len(row["image"]["bytes"]) for row in rows)
-    shards = max(1, -(-size // _SHARD_BYTES))
+    shards = -(-size // _SHARD_BYTES)
     for shard in range(shards):
         part = rows[len(rows) * shard // shards : len(rows) * (shard + 1) // shards]
         table = pyarrow.Table.from_pylist(part, schema=features.arrow_schema)

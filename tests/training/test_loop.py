@@ -1,0 +1,150 @@
+"""The loop: what it asks of its settings, how it divides work, what it does when something goes wrong."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from training.command import train
+from training.config import LoopConfig, OptimizerConfig
+from training.loop import _Numbers, learning_rate
+
+
+@given(
+    steps=st.integers(1, 500),
+    warmup=st.integers(0, 50),
+    schedule=st.sampled_from(["constant", "linear", "cosine"]),
+    share=st.floats(0.05, 1),
+    final=st.floats(0, 1),
+)
+def test_learning_rate_rises_then_falls_to_its_floor(steps, warmup, schedule, share, final):
+    config = OptimizerConfig(
+        learning_rate=1.0, warmup_steps=warmup, schedule=schedule, decay_share=share, final_share=final
+    )
+    rates = [learning_rate(config, step, steps) for step in range(steps)]
+    assert all(0 < rate <= 1 or (final == 0 and rate >= 0) for rate in rates)
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    if schedule != "constant" and steps > warmup + 2 and steps * share >= 2:
+        assert rates[-1] == pytest.approx(final, abs=1e-9)
+
+
+# A contrastive loss compares samples within a part, so for the text encoder more parts are another loss by nature.
+@pytest.mark.parametrize("task", ["autoencoder", "text-to-image"])
+def test_accumulation_takes_the_same_step(task, tiny, tmp_path):
+    """A batch in one part or in four gives the same weights up to the order of summation."""
+    weights = []
+    for parts in (1, 4):
+        folder = tmp_path / str(parts)
+        extra = [f"--loop.gradient_accumulation={parts}", "--loop.steps=3", "--loop.ema_decay=0"]
+        train(task, [*tiny(task, folder), *extra, "--loop.optimizer.epsilon=1e-3", "--loop.optimizer.warmup_steps=0"])
+        name = {"autoencoder": "autoencoder", "text-to-image": "denoiser"}[task]
+        weights.append(load_file(folder / "checkpoints" / "step-00000003" / f"{name}.safetensors"))
+    for key, one in weights[0].items():
+        torch.testing.assert_close(one, weights[1][key], rtol=2e-4, atol=2e-6)
+
+
+def test_a_run_is_logged_previewed_and_exported(tiny, tmp_path):
+    folder = train("text-to-image", [*tiny("text-to-image", tmp_path / "run"), "--loop.steps=4", "--loop.sample_every=2"])
+    assert folder == tmp_path / "run" / "model"
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0}).Reload()
+    losses = events.Scalars("loss")
+    assert [event.step for event in losses] == [0, 2, 3]
+    assert all(math.isfinite(event.value) for event in losses)
+    assert [event.step for event in events.Images("samples")] == [2, 4]
+    assert sorted(p.name for p in (tmp_path / "run" / "samples").iterdir()) == ["step-00000002.png", "step-00000004.png"]
+
+
+def test_a_finished_pipeline_opens_in_diffusers(tiny, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    folder = train("text-to-image", [*tiny("text-to-image", tmp_path / "run"), "--loop.steps=1"])
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    picture = pipe("a red circle", num_inference_steps=2, output_type="np").images
+    assert picture.shape == (1, 32, 32, 3)
+
+
+def test_nan_stops_and_names_step_and_samples(tiny, tmp_path):
+    arguments = [*tiny("autoencoder", tmp_path / "run"), "--loop.steps=50", "--loop.checkpoint_every=1"]
+    arguments += ["--loop.optimizer.learning_rate=1e30", "--loop.optimizer.warmup_steps=0", "--loss.adversarial=0"]
+    with pytest.raises(FloatingPointError, match=r"step \d+.*Samples of that step: .+last good checkpoint") as caught:
+        train("autoencoder", arguments)
+    saved = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert saved
+    assert str(saved[-1]) in str(caught.value)
+    tensors = load_file(saved[-1] / "autoencoder.safetensors")
+    assert all(torch.isfinite(v).all() for v in tensors.values())
+
+
+def test_a_run_is_not_overwritten(tiny, tmp_path):
+    arguments = [*tiny("autoencoder", tmp_path / "run"), "--loop.steps=1"]
+    train("autoencoder", arguments)
+    with pytest.raises(FileExistsError, match="--resume"):
+        train("autoencoder", arguments)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--loop.steps=0", "steps"),
+        ("--loop.batch_size=3", "multiple of 2"),
+        ("--loop.optimizer.learning_rate=-1", "learning_rate"),
+        ("--data.path=/nowhere/at/all", "nowhere"),
+        ("--data.resolution=33", "multiple"),
+        ("--crop=64", "crop"),
+        ("--loss.l1=-1", "loss.l1"),
+        ("--model.norm_num_groups=5", "norm_num_groups"),
+    ],
+)
+def test_bad_settings_are_refused_before_training(argument, message, tiny, tmp_path, capsys):
+    arguments = [*tiny("autoencoder", tmp_path / "run"), "--loop.gradient_accumulation=2", argument]
+    with pytest.raises((ValueError, OSError, SystemExit)) as caught:
+        train("autoencoder", arguments)
+    assert message in str(caught.value) + capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("line", ["loop: {stepz: 3}", "loop: {steps: many}", "unknown: 1"])
+def test_a_recipe_with_an_unknown_key_or_a_wrong_type_exits_with_2(line, tiny, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(line)
+    with pytest.raises(SystemExit) as caught:
+        train("autoencoder", [f"--config={recipe}", f"--output={tmp_path / 'run'}"])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert any(word in error for word in ("stepz", "many", "unknown"))
+    assert "Traceback" not in error
+
+
+def test_printed_config_is_a_recipe(tiny, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train("autoencoder", [*tiny("autoencoder", tmp_path / "run"), "--loop.steps=2", "--print_config"])
+    assert caught.value.code == 0
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(capsys.readouterr().out)
+    assert train("autoencoder", [f"--config={recipe}"]).is_dir()
+
+
+def test_the_recipe_beside_a_run_repeats_it(tiny, tmp_path):
+    model = train("autoencoder", [*tiny("autoencoder", tmp_path / "run"), "--loop.steps=2"])
+    again = train("autoencoder", [f"--config={tmp_path / 'run' / 'recipe.yaml'}", f"--output={tmp_path / 'again'}"])
+    name = "diffusion_pytorch_model.safetensors"
+    one, other = load_file(model / name), load_file(again / name)
+    assert all(one[key].equal(other[key]) for key in one)
+
+
+def test_batches_do_not_depend_on_the_number_of_processes():
+    config = LoopConfig(steps=5, batch_size=8)
+    whole = list(_Numbers(config, 2, 0, 1))
+    for processes in (2, 4):
+        parts = [list(_Numbers(config, 2, process, processes)) for process in range(processes)]
+        share = 8 // processes
+        joined = [n for step in range(3) for part in parts for n in part[step * share : (step + 1) * share]]
+        assert joined == whole
