@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -37,6 +38,7 @@ class _Stack(nn.Module):
     """Modules run one after another, each under gradient checkpointing where that is switched on."""
 
     gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Tensor]
 
     def run(self, modules: Sequence[nn.Module], x: Tensor) -> Tensor:
         for module in modules:
@@ -61,7 +63,7 @@ class Encoder(_Stack):
         attention: bool,
     ) -> None:
         super().__init__()
-        shared = {"groups": groups, "eps": _EPS, "act_fn": act_fn}
+        shared: dict[str, Any] = {"groups": groups, "eps": _EPS, "act_fn": act_fn}
         levels = list(zip([widths[0], *widths], widths, strict=False))
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
@@ -93,7 +95,7 @@ class Decoder(_Stack):
         attention: bool,
     ) -> None:
         super().__init__()
-        shared = {"groups": groups, "eps": _EPS, "act_fn": act_fn}
+        shared: dict[str, Any] = {"groups": groups, "eps": _EPS, "act_fn": act_fn}
         widths = widths[::-1]
         levels = list(zip([widths[0], *widths], widths, strict=False))
         self.conv_in = nn.Conv2d(latent_channels, widths[0], 3, padding=1)
@@ -144,7 +146,7 @@ class AutoencoderKL(StrictModel):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["ResnetBlock2D", "SpatialAttention"]
+    _no_split_modules: Any = ["ResnetBlock2D", "SpatialAttention"]
 
     @register_to_config
     def __init__(
@@ -187,7 +189,12 @@ class AutoencoderKL(StrictModel):
                     f"{name}={values!r} has {len(values)} entries; expected latent_channels={latent_channels}"
                 )
         widths = tuple(block_out_channels)
-        shared = {"widths": widths, "layers": layers_per_block, "groups": norm_num_groups, "act_fn": act_fn}
+        shared: dict[str, Any] = {
+            "widths": widths,
+            "layers": layers_per_block,
+            "groups": norm_num_groups,
+            "act_fn": act_fn,
+        }
         self.encoder = Encoder(in_channels, latent_channels, attention=mid_block_add_attention, **shared)
         self.decoder = Decoder(latent_channels, out_channels, attention=mid_block_add_attention, **shared)
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1) if use_quant_conv else None

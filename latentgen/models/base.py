@@ -8,7 +8,7 @@ import re
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from diffusers.configuration_utils import ConfigMixin, FrozenDict
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 
 from latentgen.models.attention import BACKENDS, DEFAULT_BACKEND, Attention
@@ -55,6 +55,17 @@ def per_level(name: str, value: Any, levels: int) -> tuple:
     return tuple(value)
 
 
+def required(config: Any, *names: str) -> None:
+    """Check that keywords which others depend on have a value.
+
+    Raises:
+        ValueError: One is None.
+    """
+    for name in names:
+        if config[name] is None:
+            raise ValueError(f"{name}=None, but the other keywords of this configuration need it; give it a value")
+
+
 def groups_fit(name: str, channels: int, groups: int) -> None:
     """Check that a group normalisation over `channels` can be built.
 
@@ -67,16 +78,17 @@ def groups_fit(name: str, channels: int, groups: int) -> None:
         )
 
 
-def _check_types(model: type, config: dict[str, Any]) -> None:
+def _check_types(model: type[ConfigMixin], config: dict[str, Any]) -> None:
     """Compare a configuration with the annotations of the constructor.
 
     Raises:
         ValueError: A value is of another type.
     """
-    hints = get_type_hints(model.__init__)
+    constructor: Any = model.__dict__["__init__"]
+    hints = get_type_hints(constructor)
     for name, value in config.items():
         if name in hints and not _is_a(value, hints[name]):
-            expected = inspect.signature(model.__init__).parameters[name].annotation
+            expected = inspect.signature(constructor).parameters[name].annotation
             raise ValueError(f"{name}={value!r} in the configuration of a {model.__name__}; expected {expected}")
 
 
@@ -101,19 +113,25 @@ class StrictModel(ModelMixin, ConfigMixin):
     goes on with random values. Here both are errors.
     """
 
-    config_name = "config.json"
+    config_name: Any = "config.json"
+    _internal_dict: Any
+
+    @property
+    def config(self) -> Any:
+        """The constructor's keywords and their values, by attribute or by key."""
+        return self._internal_dict
 
     @classmethod
     def from_config(
         cls: type[Model],
-        config: FrozenDict | dict[str, Any] | None = None,
+        config: Any = None,
         return_unused_kwargs: bool = False,
         **kwargs: Any,
     ) -> Model | tuple[Model, dict[str, Any]]:
         """Build the model, with random weights, from a configuration.
 
         Args:
-            config: The content of a `config.json`.
+            config: The content of a `config.json`, a dict.
             return_unused_kwargs: Give back what the constructor does not know instead of raising.
             **kwargs: Keywords that overrule `config`.
 
@@ -142,7 +160,9 @@ class StrictModel(ModelMixin, ConfigMixin):
             raise ValueError(f"this configuration of a {cls.__name__} cannot be built: {error}") from error
 
     @classmethod
-    def from_pretrained(cls: type[Model], pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls: type[Model], pretrained_model_name_or_path: str | os.PathLike | None, **kwargs: Any
+    ) -> Any:
         """Load a folder or a Hub id as diffusers does, but fail unless the file holds exactly this network's tensors.
 
         Args:
@@ -158,7 +178,7 @@ class StrictModel(ModelMixin, ConfigMixin):
         if kwargs.get("use_safetensors") is None:
             kwargs["use_safetensors"] = True  # diffusers would fall back to pickle
         try:
-            model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         except (RuntimeError, ValueError) as error:
             misfit = _MISFIT.search(str(error))
             if misfit is None:
@@ -166,6 +186,7 @@ class StrictModel(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"the weights in {pretrained_model_name_or_path} do not fit {cls.config_name}: {misfit.group()}"
             ) from error
+        model, info = loaded
         if kwargs.get("device_map") is None:
             # An index may promise weights that its shards do not hold; diffusers leaves those without storage.
             tensors = [*model.named_parameters(), *model.named_buffers()]

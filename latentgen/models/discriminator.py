@@ -53,13 +53,9 @@ class PatchDiscriminator(StrictModel):
         layers: list[nn.Module] = []
         for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
             # A normalisation has its own bias; the first convolution has none after it.
-            normalised = normalise is not None and i > 0
-            layers.append(
-                nn.Conv2d(before, after, 4, stride=2 if i < num_layers else 1, padding=1, bias=not normalised)
-            )
-            if normalised:
-                layers.append(normalise(after))
-            layers.append(nn.LeakyReLU(_SLOPE))
+            norms = [normalise(after)] if normalise is not None and i > 0 else []
+            stride = 2 if i < num_layers else 1
+            layers += [nn.Conv2d(before, after, 4, stride, padding=1, bias=not norms), *norms, nn.LeakyReLU(_SLOPE)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, padding=1))
         for conv in [module for module in self.layers if isinstance(module, nn.Conv2d)]:
             nn.init.normal_(conv.weight, std=0.02)

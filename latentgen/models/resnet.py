@@ -89,15 +89,13 @@ class ResnetBlock2D(nn.Module):
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """(B, C_in, H, W), timestep embedding (B, T) after its nonlinearity -> (B, C_out, H, W)."""
         hidden = self.conv1(self.nonlinearity(self.norm1(x)))
-        scale = shift = None
-        if self.time_emb_proj is not None and temb is not None:
-            shift = self.time_emb_proj(temb)[:, :, None, None]
-            if self.modulates:
-                scale, shift = shift.chunk(2, dim=1)
-        if scale is not None:
+        if self.time_emb_proj is None:
+            hidden = self.norm2(hidden)
+        elif self.modulates:
+            scale, shift = self.time_emb_proj(temb)[:, :, None, None].chunk(2, dim=1)
             hidden = torch.addcmul(shift, self.norm2(hidden), 1 + scale)
         else:
-            hidden = self.norm2(hidden if shift is None else hidden + shift)
+            hidden = self.norm2(hidden + self.time_emb_proj(temb)[:, :, None, None])
         hidden = self.conv2(self.dropout(self.nonlinearity(hidden)))
         residual = x if self.conv_shortcut is None else self.conv_shortcut(x)
         hidden = residual + hidden

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +83,7 @@ class BasicTransformerBlock(nn.Module):
 
     def __init__(self, channels: int, options: TransformerOptions) -> None:
         super().__init__()
-        shape = {"heads": options.heads, "dim_head": channels // options.heads}
+        shape: dict[str, Any] = {"heads": options.heads, "dim_head": channels // options.heads}
         text_dim = options.cross_attention_dim
         self.norm1 = nn.LayerNorm(channels)
         self.attn1 = (
@@ -112,6 +113,7 @@ class Transformer2DModel(nn.Module):
     """
 
     gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Tensor]
 
     def __init__(self, channels: int, depth: int, options: TransformerOptions) -> None:
         super().__init__()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,19 +13,14 @@ from diffusers.utils import BaseOutput, scale_lora_layers, unscale_lora_layers
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from latentgen.models.base import StrictModel, groups_fit, per_level, supported
+from latentgen.models.base import StrictModel, required, supported
 from latentgen.models.embeddings import TimestepEmbedding, Timesteps
 from latentgen.models.resnet import activation
-from latentgen.models.transformer import TextAttention, TextProjections, TransformerOptions
-from latentgen.models.unet_blocks import DownBlock2D, UNetMidBlock2D, UNetMidBlock2DCrossAttn, UpBlock2D
+from latentgen.models.transformer import TextAttention, TextProjections
+from latentgen.models.unet_blocks import build_levels
 
 # What diffusers adds to the score of a masked word; finite, so that a prompt masked whole is read evenly, not as NaN.
 _MASKED = -10000.0
-
-# For each kind of level: does it look at the text?
-_DOWN = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
-_UP = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
-_MIDDLE = (None, "UNetMidBlock2D", "UNetMidBlock2DCrossAttn")
 
 # diffusers' keywords for networks of other families, and the only values that are accepted here.
 _ONLY = {
@@ -42,7 +36,6 @@ _ONLY = {
     "addition_embed_type": (None, "text_time"),
     "encoder_hid_dim_type": (None, "text_proj"),
     "class_embed_type": (None, "timestep", "identity", "projection", "simple_projection"),
-    "mid_block_type": _MIDDLE,
 }
 
 
@@ -115,8 +108,8 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["BasicTransformerBlock", "ResnetBlock2D", "UpBlock2D"]
-    _skip_layerwise_casting_patterns = ["norm"]
+    _no_split_modules: Any = ["BasicTransformerBlock", "ResnetBlock2D", "UpBlock2D"]
+    _skip_layerwise_casting_patterns: Any = ["norm"]
     _repeated_blocks = ["BasicTransformerBlock"]
 
     @register_to_config
@@ -185,17 +178,19 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         self.act = activation(act_fn)
         self.class_embedding = _class_embedding(config, temb_channels)
         if addition_embed_type == "text_time":
-            _required(config, "addition_time_embed_dim", "projection_class_embeddings_input_dim")
-            self.add_time_proj = Timesteps(addition_time_embed_dim, flip_sin_to_cos, freq_shift)
-            self.add_embedding = TimestepEmbedding(projection_class_embeddings_input_dim, temb_channels)
+            required(config, "addition_time_embed_dim", "projection_class_embeddings_input_dim")
+            self.add_time_proj = Timesteps(config.addition_time_embed_dim, flip_sin_to_cos, freq_shift)
+            self.add_embedding = TimestepEmbedding(config.projection_class_embeddings_input_dim, temb_channels)
         self.encoder_hid_proj = None
         if encoder_hid_dim is not None:
             self.register_to_config(encoder_hid_dim_type="text_proj")
             self.encoder_hid_proj = nn.Linear(encoder_hid_dim, _one_value("cross_attention_dim", cross_attention_dim))
         elif encoder_hid_dim_type is not None:
-            _required(config, "encoder_hid_dim")
+            required(config, "encoder_hid_dim")
 
-        self._build_levels(widths, 2 * temb_channels if class_embeddings_concat else temb_channels)
+        self.down_blocks, self.mid_block, self.up_blocks = build_levels(
+            config, 2 * temb_channels if class_embeddings_concat else temb_channels
+        )
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, widths[0], eps=norm_eps)
         self.conv_act = activation(act_fn)
         self.conv_out = nn.Conv2d(widths[0], out_channels, conv_out_kernel, padding=(conv_out_kernel - 1) // 2)
@@ -203,78 +198,6 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         self._text_layers = [module for module in self.modules() if isinstance(module, TextAttention)]
         for slot, layer in enumerate(self._text_layers):
             layer.slot = slot
-
-    def _build_levels(self, widths: tuple[int, ...], temb_channels: int) -> None:
-        """Make `down_blocks`, `mid_block` and `up_blocks`."""
-        config, levels = self.config, len(widths)
-        for name, known in (("down_block_types", _DOWN), ("up_block_types", _UP)):
-            for block in per_level(name, config[name], levels):
-                supported(name, block, known)
-        layers = per_level("layers_per_block", config.layers_per_block, levels)
-        depths = _depths("transformer_layers_per_block", config.transformer_layers_per_block, layers)
-        up_layers = tuple(n + 1 for n in reversed(layers))
-        reverse = config.reverse_transformer_layers_per_block
-        if reverse is None:
-            if any(isinstance(d, (list, tuple)) for d in per_level("", config.transformer_layers_per_block, levels)):
-                _required(config, "reverse_transformer_layers_per_block")
-            reverse = [level[0] for level in reversed(depths)]
-        up_depths = _depths("reverse_transformer_layers_per_block", reverse, up_layers)
-        options = self._transformer_options(widths)
-        resnet = {
-            "temb_channels": temb_channels,
-            "groups": config.norm_num_groups,
-            "eps": config.norm_eps,
-            "act_fn": config.act_fn,
-            "dropout": config.dropout,
-            "time_scale_shift": config.resnet_time_scale_shift,
-        }
-
-        self.down_blocks = nn.ModuleList()
-        skips = [widths[0]]  # channels of every feature map that the way up will see
-        for i, (before, after) in enumerate(pairwise((widths[0], *widths))):
-            transformer = options[i] if _DOWN[config.down_block_types[i]] else None
-            last = i + 1 == levels
-            self.down_blocks.append(
-                DownBlock2D(before, after, depths[i], resnet, transformer, not last, config.downsample_padding)
-            )
-            skips += [after] * (layers[i] + (not last))
-
-        middle = resnet | {"output_scale_factor": config.mid_block_scale_factor}
-        self.mid_block = None
-        if config.mid_block_type == "UNetMidBlock2DCrossAttn":
-            self.mid_block = UNetMidBlock2DCrossAttn(widths[-1], depths[-1][0], middle, options[-1])
-        elif config.mid_block_type == "UNetMidBlock2D":
-            self.mid_block = UNetMidBlock2D(widths[-1], None, layers=0, **middle)
-
-        self.up_blocks = nn.ModuleList()
-        for i, (before, after) in enumerate(pairwise((widths[-1], *reversed(widths)))):
-            transformer = options[-1 - i] if _UP[config.up_block_types[i]] else None
-            arriving = [skips.pop() for _ in range(up_layers[i])]
-            self.up_blocks.append(
-                UpBlock2D(before, after, arriving, up_depths[i], resnet, transformer, upsample=i + 1 < levels)
-            )
-
-    def _transformer_options(self, widths: tuple[int, ...]) -> list[TransformerOptions]:
-        """The options of each level's transformers."""
-        config, levels = self.config, len(widths)
-        heads = per_level("attention_head_dim", config.attention_head_dim, levels)
-        text_dims = per_level("cross_attention_dim", config.cross_attention_dim, levels)
-        only_cross = per_level("only_cross_attention", config.only_cross_attention, levels)
-        for channels, count in zip(widths, heads, strict=True):
-            groups_fit("block_out_channels", channels, config.norm_num_groups)
-            if count < 1 or channels % count:
-                raise ValueError(
-                    f"attention_head_dim={config.attention_head_dim!r} (the number of heads) does not divide "
-                    f"block_out_channels={widths!r}; choose divisors"
-                )
-        shared = {
-            "norm_num_groups": config.norm_num_groups,
-            "use_linear_projection": config.use_linear_projection,
-        }
-        return [
-            TransformerOptions(heads[i], text_dims[i], only_cross_attention=only_cross[i], **shared)
-            for i in range(levels)
-        ]
 
     @apply_forward_hook
     def project_text(self, embeddings: Tensor, mask: Tensor | None = None) -> TextProjections:
@@ -403,8 +326,9 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         elif class_labels is not None:
             raise ValueError("class_labels were given, but this network has no class embedding")
         expected = {"text_embeds", "time_ids"} if self.config.addition_embed_type == "text_time" else set()
-        if expected != set(added or ()):
-            raise ValueError(f"added_cond_kwargs has {sorted(added or ())}; this network expects {sorted(expected)}")
+        added = added or {}
+        if expected != set(added):
+            raise ValueError(f"added_cond_kwargs has {sorted(added)}; this network expects {sorted(expected)}")
         if expected:
             text_embeds, time_ids = added["text_embeds"], added["time_ids"]
             sizes = self.add_time_proj(time_ids.flatten()).reshape(batch, -1)  # (B, n) -> (B, n * dim)
@@ -414,21 +338,10 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         return self.act(temb)
 
 
-def _required(config: Any, *names: str) -> None:
-    for name in names:
-        if config[name] is None:
-            raise ValueError(f"{name}=None, but the other keywords of this configuration need it; give it a value")
-
-
 def _one_value(name: str, value: Any) -> int:
     if isinstance(value, (list, tuple)):
         raise ValueError(f"{name}={value!r}; expected one value where encoder_hid_dim is given")
     return value
-
-
-def _depths(name: str, value: Any, layers: Sequence[int]) -> list[tuple[int, ...]]:
-    """Transformer depths of every layer of every level."""
-    return [per_level(name, depth, n) for depth, n in zip(per_level(name, value, len(layers)), layers, strict=True)]
 
 
 def _class_embedding(config: Any, temb_channels: int) -> nn.Module | None:
@@ -440,7 +353,7 @@ def _class_embedding(config: Any, temb_channels: int) -> nn.Module | None:
         return nn.Identity()
     if kind == "timestep":
         return TimestepEmbedding(config.block_out_channels[0], temb_channels, config.act_fn)
-    _required(config, "projection_class_embeddings_input_dim")
+    required(config, "projection_class_embeddings_input_dim")
     layer = {"projection": TimestepEmbedding, "simple_projection": nn.Linear}[kind]
     return layer(config.projection_class_embeddings_input_dim, temb_channels)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from latentgen.models.attention import SpatialAttention
+from latentgen.models.base import groups_fit, per_level, required, supported
 from latentgen.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from latentgen.models.transformer import TextProjections, Transformer2DModel, TransformerOptions
 
@@ -76,6 +77,7 @@ class _Level(nn.Module):
     """Residual blocks with a transformer after each, or without; each under gradient checkpointing where asked for."""
 
     gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Tensor]
 
     def __init__(
         self,
@@ -193,3 +195,96 @@ class UpBlock2D(_Level):
             x = torch.cat([x, skips.pop()], dim=1)
             x = self.look(i, self.resnet(i, x, temb), text)
         return x if self.upsamplers is None else self.upsamplers[0](x, skips[-1].shape[2:])
+
+
+# For each kind of level: does it look at the text?
+_DOWN = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
+_UP = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
+_MIDDLE = (None, "UNetMidBlock2D", "UNetMidBlock2DCrossAttn")
+
+
+def build_levels(config: Any, temb_channels: int) -> tuple[nn.ModuleList, nn.Module | None, nn.ModuleList]:
+    """Make the way down, the bottleneck and the way up of a U-Net.
+
+    Args:
+        config: The keywords of `UNet2DConditionModel`.
+        temb_channels: Size of the embedding that the residual blocks are given.
+
+    Raises:
+        ValueError: A kind of level that is not supported, or lists that do not fit the number of levels.
+    """
+    widths = tuple(config.block_out_channels)
+    levels = len(widths)
+    for name, known in (("down_block_types", _DOWN), ("up_block_types", _UP)):
+        for block in per_level(name, config[name], levels):
+            supported(name, block, known)
+    supported("mid_block_type", config.mid_block_type, _MIDDLE)
+    layers = per_level("layers_per_block", config.layers_per_block, levels)
+    depths, up_depths = _depths(config, layers)
+    options = _transformer_options(config, widths)
+    resnet = {
+        "temb_channels": temb_channels,
+        "groups": config.norm_num_groups,
+        "eps": config.norm_eps,
+        "act_fn": config.act_fn,
+        "dropout": config.dropout,
+        "time_scale_shift": config.resnet_time_scale_shift,
+    }
+
+    down_blocks = nn.ModuleList()
+    skips = [widths[0]]  # channels of every feature map that the way up will see again
+    for i, (before, after) in enumerate(pairwise((widths[0], *widths))):
+        transformer = options[i] if _DOWN[config.down_block_types[i]] else None
+        halve = i + 1 < levels
+        down_blocks.append(DownBlock2D(before, after, depths[i], resnet, transformer, halve, config.downsample_padding))
+        skips += [after] * (layers[i] + halve)
+
+    mid_block: nn.Module | None = None
+    middle = resnet | {"output_scale_factor": config.mid_block_scale_factor}
+    if config.mid_block_type == "UNetMidBlock2DCrossAttn":
+        mid_block = UNetMidBlock2DCrossAttn(widths[-1], depths[-1][0], middle, options[-1])
+    elif config.mid_block_type == "UNetMidBlock2D":
+        mid_block = UNetMidBlock2D(widths[-1], None, layers=0, **middle)
+
+    up_blocks = nn.ModuleList()
+    for i, (before, after) in enumerate(pairwise((widths[-1], *reversed(widths)))):
+        transformer = options[-1 - i] if _UP[config.up_block_types[i]] else None
+        arriving = [skips.pop() for _ in up_depths[i]]
+        up_blocks.append(UpBlock2D(before, after, arriving, up_depths[i], resnet, transformer, upsample=i + 1 < levels))
+    return down_blocks, mid_block, up_blocks
+
+
+def _depths(config: Any, layers: Sequence[int]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Transformer blocks after every residual block of every level, on the way down and on the way up."""
+
+    def spread(name: str, value: Any, layers: Sequence[int]) -> list[tuple[int, ...]]:
+        values = per_level(name, value, len(layers))
+        return [per_level(name, depth, n) for depth, n in zip(values, layers, strict=True)]
+
+    name, mirrored = "transformer_layers_per_block", config.reverse_transformer_layers_per_block
+    down = spread(name, config.transformer_layers_per_block, layers)
+    if mirrored is None:
+        if any(isinstance(depth, (list, tuple)) for depth in per_level(name, config[name], len(layers))):
+            required(config, f"reverse_{name}")
+        mirrored = [level[0] for level in reversed(down)]
+    return down, spread(f"reverse_{name}", mirrored, [n + 1 for n in reversed(layers)])
+
+
+def _transformer_options(config: Any, widths: Sequence[int]) -> list[TransformerOptions]:
+    """What the transformers of each level share."""
+    levels = len(widths)
+    heads = per_level("attention_head_dim", config.attention_head_dim, levels)
+    text_dims = per_level("cross_attention_dim", config.cross_attention_dim, levels)
+    only_cross = per_level("only_cross_attention", config.only_cross_attention, levels)
+    for channels, count in zip(widths, heads, strict=True):
+        groups_fit("block_out_channels", channels, config.norm_num_groups)
+        if count < 1 or channels % count:
+            raise ValueError(
+                f"attention_head_dim={config.attention_head_dim!r} (the number of heads) does not divide "
+                f"block_out_channels={tuple(widths)!r}; choose divisors"
+            )
+    groups, linear = config.norm_num_groups, config.use_linear_projection
+    return [
+        TransformerOptions(heads[i], text_dims[i], groups, linear, only_cross_attention=only_cross[i])
+        for i in range(levels)
+    ]
