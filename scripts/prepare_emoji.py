@@ -1,0 +1,64 @@
+#!/usr/bin/env python
+"""Rebuilds the emoji tables that the bundled model was trained on, from local checkouts of the public sources.
+
+Get the sources once (about 4 GB, most of it Fluent's history; `--depth 1` keeps it small):
+
+    git clone --depth 1 https://github.com/microsoft/fluentui-emoji
+    git clone --depth 1 https://github.com/adobe-fonts/noto-emoji-svg
+    git clone --depth 1 https://github.com/jdecked/twemoji
+    git clone --depth 1 https://github.com/unicode-org/cldr
+    curl -O https://unicode.org/Public/emoji/latest/emoji-test.txt
+
+then, with `pip install 'latentgen[prepare]'` for the SVG rasteriser:
+
+    python scripts/prepare_emoji.py --fluent fluentui-emoji --noto noto-emoji-svg --twemoji twemoji \
+        --cldr cldr --emoji-test emoji-test.txt --output data/emoji
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+try:
+    from training.data.emoji import prepare
+except ImportError:  # run from a checkout that is not installed
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from training.data.emoji import prepare
+
+
+def _arguments(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--fluent", type=Path, help="checkout of microsoft/fluentui-emoji: fluent-3d and fluent-flat")
+    parser.add_argument("--noto", type=Path, help="checkout of adobe-fonts/noto-emoji-svg or googlefonts/noto-emoji")
+    parser.add_argument("--twemoji", type=Path, help="checkout of jdecked/twemoji")
+    parser.add_argument("--cldr", type=Path, required=True, help="checkout of unicode-org/cldr")
+    parser.add_argument("--emoji-test", type=Path, required=True, help="Unicode's emoji-test.txt")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the splits and of the rows' order")
+    parser.add_argument("--overwrite", action="store_true", help="replace tables that are already there")
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status, 2 for an error that the user can mend."""
+    given = _arguments(words)
+    places = {"fluent-3d": given.fluent, "fluent-flat": given.fluent, "noto": given.noto, "twemoji": given.twemoji}
+    checkouts = {style: place for style, place in places.items() if place is not None}
+    try:
+        summary = prepare(checkouts, given.emoji_test, given.cldr, given.output, given.seed, given.overwrite)
+    except (ValueError, OSError) as error:
+        if os.environ.get("LATENTGEN_DEBUG") == "1":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{sum(summary.rows.values())} rows in {given.output}, {summary.left_out} pictures left out")
+    for (style, kind), count in sorted(summary.rows.items()):
+        print(f"  {style:12} {kind:8} {count}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
