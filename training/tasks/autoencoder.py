@@ -16,6 +16,7 @@ from training.config import LoopConfig
 from training.data import DataConfig, Source, draws, open_source, scan, to_tensor
 from training.data.held_out import held_out_source
 from training.data.order import normal, row_of_sample
+from training.initialise import initialise_autoencoder
 from training.loop import Batch
 from training.perceptual import perceptual_distance
 from training.pictures import psnr, sheet
@@ -107,7 +108,7 @@ def make_autoencoder(config: AutoencoderModelConfig, resolution: int) -> Autoenc
     if config.init:
         return AutoencoderKL.from_pretrained(config.init)
     levels = len(config.block_out_channels)
-    return AutoencoderKL(
+    vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         sample_size=resolution,
@@ -115,6 +116,8 @@ def make_autoencoder(config: AutoencoderModelConfig, resolution: int) -> Autoenc
         scaling_factor=1.0,
         **{k: v for k, v in asdict(config).items() if k != "init"},
     )
+    initialise_autoencoder(vae)
+    return vae
 
 
 class Reconstruction(nn.Module):

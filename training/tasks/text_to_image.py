@@ -27,6 +27,7 @@ from training.data import DataConfig, Source, draws, open_source, scan
 from training.data.held_out import held_out_source
 from training.data.latents import Latents, encode_latents
 from training.data.order import normal, row_of_sample
+from training.initialise import initialise_unet
 from training.loop import Batch
 from training.pictures import sheet
 
@@ -161,7 +162,7 @@ def make_unet(config: DenoiserConfig, sample_size: int, channels: int, text_dim:
         return UNet2DConditionModel.from_pretrained(config.init)
     down = tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention)
     up = tuple("CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attention))
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=sample_size,
         in_channels=channels,
         out_channels=channels,
@@ -175,6 +176,8 @@ def make_unet(config: DenoiserConfig, sample_size: int, channels: int, text_dim:
         norm_num_groups=config.norm_num_groups,
         use_linear_projection=True,
     )
+    initialise_unet(unet)
+    return unet
 
 
 class Denoising(nn.Module):
