@@ -54,6 +54,6 @@ def initialise_unet(unet: UNet2DConditionModel) -> None:
     """Residual branches and the output begin at zero, as in the denoisers of DDPM and ADM (arXiv 2105.05233)."""
     _start_as_identity(unet)
     for name, module in unet.named_modules():
-        if name == "conv_out" or name.endswith((".proj_out", ".to_out.0", ".ff.net.2")):
+        if name == "conv_out" or name.endswith(".proj_out"):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
