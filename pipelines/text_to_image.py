@@ -209,7 +209,7 @@ class TextToImagePipeline(DiffusionPipeline):
         return self._interrupt
 
     @torch.inference_mode()
-    def __call__(  # noqa: D417 (the arguments are diffusers' and those below)
+    def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
         *,

@@ -93,7 +93,8 @@ def test_half_precision_variants_and_shards(tiny_folder, tmp_path) -> None:
     assert np.array_equal(whole(**CALL).images, load(tiny_folder)(**CALL).images)
     weight, half = whole.unet.conv_in.weight, halved.unet.conv_in.weight
     assert half.dtype == torch.float32
-    assert torch.equal(half, weight.half().float()) and not torch.equal(half, weight)
+    assert torch.equal(half, weight.half().float())
+    assert not torch.equal(half, weight)
     # A component without the variant gives its plain weights.
     (folder / "text_encoder" / "model.fp16.safetensors").unlink()
     load(folder, variant="fp16")
@@ -133,7 +134,7 @@ def test_a_save_that_is_cut_off_is_never_taken_for_a_model(tiny_folder, tmp_path
     monkeypatch.setattr("pipelines.saving.os.replace", fail_late)
     with pytest.raises(OSError, match="disk full"):
         pipe.save_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match="model_index.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"model_index.json is missing"):
         load(tmp_path)
 
 
@@ -217,10 +218,10 @@ def test_pickles_are_refused_by_name_and_by_content(tiny_copy) -> None:
     path = tiny_copy / "unet" / "diffusion_pytorch_model.safetensors"
     for write in (torch.save, lambda weights, to: to.write_bytes(pickle.dumps(weights))):
         write({"a": [1]}, path)
-        with pytest.raises(ValueError, match="is a pickle; expected whole safetensors"):
+        with pytest.raises(ValueError, match=r"is a pickle; expected whole safetensors"):
             load(tiny_copy)
     path.rename(path.with_suffix(".bin"))
-    with pytest.raises(ValueError, match="only as diffusion_pytorch_model.bin, a pickle"):
+    with pytest.raises(ValueError, match=r"only as diffusion_pytorch_model.bin, a pickle"):
         load(tiny_copy)
 
 
@@ -403,7 +404,8 @@ def test_a_hub_model_is_fetched_at_one_revision_and_then_found_offline(hub, tiny
     expected = load(tiny_folder)(**CALL).images
     assert np.array_equal(pipe(**CALL).images, expected)
     fetched = [path for path in hub.asked if "/resolve/" in path]
-    assert fetched and all(f"/resolve/{Hub.revision}/" in path for path in fetched)
+    assert fetched
+    assert all(f"/resolve/{Hub.revision}/" in path for path in fetched)
     assert not [path for path in fetched if path.endswith((".bin", ".md", ".fp16.safetensors"))]
 
     seen = len(hub.asked)
@@ -423,9 +425,9 @@ def test_a_hub_model_that_is_not_there_or_only_pickled(hub, tmp_path) -> None:
         load("owner/other", cache_dir=tmp_path / "cache")
     path = hub.folder / "vae" / "diffusion_pytorch_model.safetensors"
     path.rename(path.with_suffix(".bin"))
-    with pytest.raises(ValueError, match="only as diffusion_pytorch_model.bin, a pickle"):
+    with pytest.raises(ValueError, match=r"only as diffusion_pytorch_model.bin, a pickle"):
         load("owner/tiny", cache_dir=tmp_path / "cache")
     assert not [path for path in hub.asked if path.endswith((".bin", ".safetensors"))]
     (hub.folder / "model_index.json").unlink()
-    with pytest.raises(FileNotFoundError, match="has no model_index.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no model_index.json"):
         load("owner/tiny", cache_dir=tmp_path / "cache")

@@ -135,14 +135,17 @@ def test_output_types_show_the_same_picture(pipe) -> None:
     call = {"seed": 1, "num_inference_steps": 2}
     array, tensor = draw(pipe, APPLE, **call), draw(pipe, APPLE, output_type="pt", **call)
     assert np.array_equal(array, tensor.permute(0, 2, 3, 1).numpy())
-    assert array.min() >= 0 and array.max() <= 1 and array.dtype == np.float32
+    assert array.min() >= 0
+    assert array.max() <= 1
+    assert array.dtype == np.float32
     (picture,) = draw(pipe, APPLE, output_type="pil", **call)
     assert np.array_equal(np.asarray(picture), (array[0] * 255).round().astype(np.uint8))
     latent = draw(pipe, APPLE, output_type="latent", **call)
     decoded = pipe.vae.decode(latent / pipe.vae.config.scaling_factor).sample.detach()
     torch.testing.assert_close((decoded / 2 + 0.5).clamp(0, 1), tensor)
     images, seeds = pipe(APPLE, return_dict=False, output_type="np", **call)
-    assert np.array_equal(images, array) and seeds == [1]
+    assert np.array_equal(images, array)
+    assert seeds == [1]
 
 
 def test_output_can_go_into_a_training_step(pipe) -> None:
@@ -182,7 +185,8 @@ def test_a_scheduler_by_name_is_that_of_the_object_and_only_for_this_call(pipe, 
     before = pipe.scheduler
     made = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     assert np.array_equal(draw(pipe, APPLE, seed=1, scheduler=name), draw(pipe, APPLE, seed=1, scheduler=made))
-    assert pipe.scheduler is before and isinstance(before, DDIMScheduler)
+    assert pipe.scheduler is before
+    assert isinstance(before, DDIMScheduler)
 
 
 def test_the_models_own_settings_are_the_defaults(own, tmp_path) -> None:
