@@ -84,7 +84,7 @@ def _check_types(model: type[ConfigMixin], config: dict[str, Any]) -> None:
     Raises:
         ValueError: A value is of another type.
     """
-    constructor: Any = model.__dict__["__init__"]
+    constructor: Any = model.__init__  # type: ignore[misc]
     hints = get_type_hints(constructor)
     for name, value in config.items():
         if name in hints and not _is_a(value, hints[name]):

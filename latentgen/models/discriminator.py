@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ class PatchDiscriminator(StrictModel):
             raise ValueError(f"num_layers={num_layers!r}; expected at least 1 halving")
         widths = [in_channels] + [base_channels * min(2**i, _WIDEST) for i in range(num_layers + 1)]
         layers: list[nn.Module] = []
-        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (before, after) in enumerate(itertools.pairwise(widths)):
             # A normalisation has its own bias; the first convolution has none after it.
             norms = [normalise(after)] if normalise is not None and i > 0 else []
             stride = 2 if i < num_layers else 1

@@ -89,7 +89,8 @@ def test_channels_last_changes_nothing_but_the_layout() -> None:
                 lambda _, args: layouts.append(args[0].is_contiguous(memory_format=torch.channels_last))
             )
     actual = vae(picture.to(memory_format=torch.channels_last)).sample
-    assert layouts and all(layouts)
+    assert layouts
+    assert all(layouts)
     assert actual.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 

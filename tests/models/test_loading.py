@@ -96,7 +96,7 @@ def test_configuration_of_another_class_is_refused(saved: tuple[type, Path], fol
 
 def test_unsupported_value_is_refused(saved: tuple[type, Path], folder: Path) -> None:
     edit_config(folder, act_fn="tanh")
-    with pytest.raises(ValueError, match="act_fn='tanh'.*silu"):
+    with pytest.raises(ValueError, match=r"act_fn='tanh'.*silu"):
         saved[0].from_pretrained(folder)
 
 
@@ -194,12 +194,13 @@ def test_sharded_weights_are_checked_too(saved: tuple[type, Path], tmp_path: Pat
 def test_every_model_is_strict_and_is_a_diffusers_model() -> None:
     for model in (UNet2DConditionModel, AutoencoderKL):
         assert issubclass(model, StrictModel)
-        assert issubclass(model, diffusers.ModelMixin) and issubclass(model, diffusers.ConfigMixin)
+        assert issubclass(model, diffusers.ModelMixin)
+        assert issubclass(model, diffusers.ConfigMixin)
 
 
 def test_xformers_switch_and_unknown_backend_are_refused() -> None:
     model = AutoencoderKL(**VAE)
-    with pytest.raises(ValueError, match="xformers.*sdpa"):
+    with pytest.raises(ValueError, match=r"xformers.*sdpa"):
         model.enable_xformers_memory_efficient_attention()
-    with pytest.raises(ValueError, match="'flesh'.*'sdpa'"):
+    with pytest.raises(ValueError, match=r"'flesh'.*'sdpa'"):
         model.set_attention_backend("flesh")

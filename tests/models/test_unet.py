@@ -190,7 +190,8 @@ def test_lora_adapter_trains_scales_and_loads_in_diffusers(tmp_path) -> None:
     model.requires_grad_(False)
     model.add_adapter(LORA)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    assert trained and all("lora_" in name for name in trained)
+    assert trained
+    assert all("lora_" in name for name in trained)
     torch.testing.assert_close(model(**arguments).sample, plain)
     waken_adapter(model)
     adapted = model(**arguments).sample
