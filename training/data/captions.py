@@ -78,7 +78,7 @@ class ColumnCaptions:
     """Captions that stand in a column, as a text or as a list of texts of which training draws one."""
 
     def __init__(self, column: str) -> None:
-        self.columns = (column,)
+        self.columns: tuple[str, ...] = (column,)
 
     def _texts(self, row: Row) -> list[str]:
         value = row[self.columns[0]]
@@ -156,7 +156,7 @@ class EmojiCaptions:
     fluent 3d style". Rows whose names, styles or tones differ have different canonical captions.
     """
 
-    columns = ("name", "keywords", "style", "skin_tone")
+    columns: tuple[str, ...] = ("name", "keywords", "style", "skin_tone")
 
     def __init__(self, weights: CaptionWeights | None = None) -> None:
         self.weights = weights or CaptionWeights()

@@ -125,7 +125,7 @@ def checkouts(tmp_path: Path) -> dict[str, Path]:
         save(fluent / "Firefighter" / "Flat" / tone / "firefighter.png", art(number + 20, (32, 32)))
     facts = {"cldr": "firefighter", "unicode": sequences[0], "unicodeSkintones": sequences}
     (fluent / "Firefighter" / "metadata.json").write_text(json.dumps(facts))
-    fluents = {style: tmp_path / "fluent" for style in ("fluent-3d", "fluent-flat")}
+    fluents = dict.fromkeys(("fluent-3d", "fluent-flat"), tmp_path / "fluent")
     return {**fluents, "noto": tmp_path / "noto", "twemoji": tmp_path / "twemoji"}
 
 
@@ -144,8 +144,11 @@ def made(checkouts: dict[str, Path], **options: object) -> tuple[list[dict], Pat
 def test_names_keywords_concepts_and_tones(checkouts: dict[str, Path]) -> None:
     root = checkouts["noto"].parent
     emoji = {one.codepoints: one for one in read_emoji(root / "emoji-test.txt", root / "cldr")}
-    assert "1f1fb-1f1f3" not in emoji and "1f3fb" not in emoji and "263a" not in emoji
-    assert emoji["1fa85"].name == "pinata" and emoji["1fa85"].keywords == ("celebration", "pinata")
+    assert "1f1fb-1f1f3" not in emoji
+    assert "1f3fb" not in emoji
+    assert "263a" not in emoji
+    assert emoji["1fa85"].name == "pinata"
+    assert emoji["1fa85"].keywords == ("celebration", "pinata")
     assert emoji["1f91d"].keywords == ("agreement", "handshake", "shake's")
     assert emoji["263a-fe0f"].concept == "263a"
     dark = emoji["1f9d1-1f3ff-200d-1f692"]
@@ -174,7 +177,7 @@ def test_aliases_and_links_written_as_text_are_followed(tmp_path: Path) -> None:
     (tmp_path / "emoji_aliases.txt").write_text("# comment\n1f469_200d_1f91d_200d_1f468;1f46b # couple\nfe82b;gone\n")
     files = open_artwork("noto", tmp_path, {}).files
     target = tmp_path / "svg" / "emoji_u1f46b.png"
-    assert files == {key: target for key in ("1f46b", "1f46c", "1f469-200d-1f91d-200d-1f468")}
+    assert files == dict.fromkeys(("1f46b", "1f46c", "1f469-200d-1f91d-200d-1f468"), target)
 
 
 def test_pictures_are_centred_on_white(tmp_path: Path) -> None:
@@ -182,7 +185,8 @@ def test_pictures_are_centred_on_white(tmp_path: Path) -> None:
     save(tmp_path / "wide.png", wide)
     pixels = np.asarray(draw(tmp_path / "wide.png"))
     assert pixels.shape == (128, 128, 3)
-    assert (pixels[:31] == 255).all() and (pixels[97:] == 255).all()
+    assert (pixels[:31] == 255).all()
+    assert (pixels[97:] == 255).all()
     assert (pixels[33:95] == [255, 0, 0]).all()
 
 
@@ -196,7 +200,8 @@ def test_svg_is_drawn_or_asks_for_its_extra(tmp_path: Path) -> None:
             draw(path)
     else:
         pixels = np.asarray(draw(path))
-        assert (pixels[:31] == 255).all() and (pixels[34:94] == [0, 0, 255]).all()
+        assert (pixels[:31] == 255).all()
+        assert (pixels[34:94] == [0, 0, 255]).all()
 
 
 def test_pictures_that_say_another_emoji_or_tone_are_left_out(checkouts: dict[str, Path]) -> None:
@@ -228,7 +233,8 @@ def test_the_tables_open_as_training_data(checkouts: dict[str, Path]) -> None:
     assert len(rows) == len({row["id"] for row in rows}) == 2 * 9 + 2 * 15
     for row in rows:
         image = decode(row["image"]["bytes"])
-        assert image.size == (128, 128) and row["image"]["bytes"][8:16] == b"WEBPVP8L"
+        assert image.size == (128, 128)
+        assert row["image"]["bytes"][8:16] == b"WEBPVP8L"
         style_root = checkouts[row["style"]]
         if row["style"] == "twemoji" and row["codepoints"] == "1f600":
             path = style_root / "assets" / "72x72" / "1f600.png"
@@ -241,7 +247,8 @@ def test_the_tables_open_as_training_data(checkouts: dict[str, Path]) -> None:
     names = pyarrow.parquet.read_schema(train).names
     expected = "id codepoints concept skin_tone name keywords group subgroup style split_kind image"
     assert names == expected.split()
-    assert "CC-BY 4.0" in (output / "README.md").read_text() and "| noto |" in (output / "README.md").read_text()
+    assert "CC-BY 4.0" in (output / "README.md").read_text()
+    assert "| noto |" in (output / "README.md").read_text()
 
 
 def test_the_same_sources_give_the_same_files(checkouts: dict[str, Path]) -> None:
@@ -287,9 +294,11 @@ def test_splits_keep_their_promises(rows: list[Candidate], seed: int) -> None:
         if kind == "concept":
             assert row.concept not in concepts
         elif kind == "pair":
-            assert row.concept in concepts and (row.concept, row.style) not in pairs
+            assert row.concept in concepts
+            assert (row.concept, row.style) not in pairs
         else:
-            assert (row.concept, row.style) in pairs and (row.concept, row.style, row.tones) not in toned
+            assert (row.concept, row.style) in pairs
+            assert (row.concept, row.style, row.tones) not in toned
 
 
 def test_splits_hold_out_the_shares_they_should_whatever_the_order() -> None:
@@ -303,7 +312,9 @@ def test_splits_hold_out_the_shares_they_should_whatever_the_order() -> None:
     share = defaultdict(float)
     for kind in kinds:
         share[kind] += 1 / len(kinds)
-    assert 0.006 < share["concept"] < 0.02 and 0.02 < share["pair"] < 0.04 and 0.02 < share["tone"] < 0.06
+    assert 0.006 < share["concept"] < 0.02
+    assert 0.02 < share["pair"] < 0.04
+    assert 0.02 < share["tone"] < 0.06
 
 
 # --- the command
@@ -313,13 +324,15 @@ def test_the_command_makes_tables_and_says_errors_in_one_line(
     checkouts: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = checkouts["noto"].parent
-    words = "--noto noto --cldr cldr --emoji-test emoji-test.txt --output out".split()
+    words = ["--noto", "noto", "--cldr", "cldr", "--emoji-test", "emoji-test.txt", "--output", "out"]
     # Once as a person runs it, from a folder that is not the repository; then in this process, which is quicker.
     done = subprocess.run([sys.executable, str(SCRIPT), *words], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "15 rows in out" in done.stdout and list((root / "out").glob("train-*.parquet"))
+    assert "15 rows in out" in done.stdout
+    assert list((root / "out").glob("train-*.parquet"))
     spec = importlib.util.spec_from_file_location("prepare_emoji", SCRIPT)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     monkeypatch.chdir(root)

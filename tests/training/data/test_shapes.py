@@ -193,7 +193,8 @@ def test_scenes_and_pictures_are_pure(seed: int, split: str, index: int) -> None
     one = scene(seed, split, index)
     assert one == scene(seed, split, index)
     assert render(one).tobytes() == render(scene(seed, split, index)).tobytes()
-    assert one != scene(seed, split, index + 1) and one != scene(seed + 1, split, index)
+    assert one != scene(seed, split, index + 1)
+    assert one != scene(seed + 1, split, index)
 
 
 @settings(max_examples=200)
@@ -202,7 +203,8 @@ def test_things_stay_inside_and_apart(one: Scene) -> None:
     for placed in one.placed:
         low, high = SIZES[placed.thing.size or ""]
         assert low <= placed.diameter <= high
-        assert placed.diameter / 2 < min(placed.x, placed.y) and max(placed.x, placed.y) < 1 - placed.diameter / 2
+        assert placed.diameter / 2 < min(placed.x, placed.y)
+        assert max(placed.x, placed.y) < 1 - placed.diameter / 2
     for first, second in itertools.combinations(one.placed, 2):
         gap = max(abs(first.x - second.x), abs(first.y - second.y)) - (first.diameter + second.diameter) / 2
         assert gap * 64 > 3.9
@@ -301,7 +303,7 @@ def test_the_grammar_as_people_type_it(caption: str, facts: Facts) -> None:
     ],
 )
 def test_what_is_not_of_the_grammar_is_said(caption: str) -> None:
-    with pytest.raises(ValueError, match="caption|counts"):
+    with pytest.raises(ValueError, match=r"caption|counts"):
         facts_of(caption)
 
 
@@ -311,11 +313,13 @@ def test_what_is_not_of_the_grammar_is_said(caption: str) -> None:
 def test_it_plugs_in_as_a_source() -> None:
     config = DataConfig(path="shapes", split="validation", length=50, limit=20, resolution=64, seed=3)
     source = open_source(config)
-    assert isinstance(source, ShapesSource) and len(source) == 20
+    assert isinstance(source, ShapesSource)
+    assert len(source) == 20
     assert source.image(4).size == (64, 64)
     assert agrees(read(source.image(4)), source.caption(4))
     assert agrees(read(source.image(4)), source.caption(4, draws(0, 4)))
-    assert source.row(4)["held_out"] and source.row(4)["caption"] == source.caption(4)
+    assert source.row(4)["held_out"]
+    assert source.row(4)["caption"] == source.caption(4)
     assert scan(source).good == list(range(20))
     assert source.fingerprint == open_source(config).fingerprint
     for change in ({"seed": 4}, {"split": "train"}, {"resolution": 32}, {"length": 10}):
@@ -325,7 +329,7 @@ def test_it_plugs_in_as_a_source() -> None:
 
 
 def test_what_shapes_does_not_have_is_said() -> None:
-    with pytest.raises(ValueError, match="split is 'test'.*train, validation"):
+    with pytest.raises(ValueError, match=r"split is 'test'.*train, validation"):
         open_source(DataConfig(path="shapes", split="test"))
     with pytest.raises(ValueError, match="resolution is 8"):
         render(scene(0, "train", 0), 8)

@@ -115,7 +115,8 @@ def test_sixteen_bits_keep_their_brightness() -> None:
 
 def test_cmyk_and_grey_and_animation_become_rgb() -> None:
     cmyk = decode(encoded(picture((255, 0, 0), (16, 16)).convert("CMYK"), "JPEG", quality=95))
-    assert cmyk.mode == "RGB" and np.abs(np.asarray(cmyk, dtype=int) - [255, 0, 0]).max() < 12
+    assert cmyk.mode == "RGB"
+    assert np.abs(np.asarray(cmyk, dtype=int) - [255, 0, 0]).max() < 12
     assert decode(encoded(Image.new("L", (3, 3), 77))).getpixel((0, 0)) == (77, 77, 77)
     frames = [picture((255, 0, 0)), picture((0, 0, 255))]
     assert decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])).getpixel((0, 0)) == (255, 0, 0)
@@ -127,7 +128,9 @@ def test_cmyk_and_grey_and_animation_become_rgb() -> None:
 def test_a_picture_of_the_right_size_passes_through_exactly() -> None:
     image = picture(size=(16, 16), seed=5)
     tensor = to_tensor(image, 16)
-    assert tensor.shape == (3, 16, 16) and tensor.dtype == torch.float32 and tensor.is_contiguous()
+    assert tensor.shape == (3, 16, 16)
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous()
     assert torch.equal(
         ((tensor + 1) * 127.5).round().to(torch.uint8), torch.from_numpy(np.array(image)).permute(2, 0, 1)
     )
@@ -231,16 +234,16 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
 
 def test_missing_places_are_said(tmp_path: Path) -> None:
     for path in (tmp_path / "absent", tmp_path / "absent.parquet", tmp_path / "*.parquet"):
-        with pytest.raises(FileNotFoundError, match="data.path"):
+        with pytest.raises(FileNotFoundError, match=r"data\.path"):
             open_source(DataConfig(path=str(path)))
     (tmp_path / "note.txt").write_text("not parquet")
-    with pytest.raises(ValueError, match="note.txt"):
+    with pytest.raises(ValueError, match=r"note\.txt"):
         open_source(DataConfig(path=str(tmp_path / "note.txt")))
 
 
 def test_a_hub_data_set_that_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match="nobody/nothing.*no such file or folder here, and the Hub"):
+    with pytest.raises(FileNotFoundError, match=r"nobody/nothing.*no such file or folder here, and the Hub"):
         open_source(DataConfig(path="nobody/nothing"))
 
 
@@ -280,7 +283,7 @@ def test_wrong_columns_are_said_with_those_there_are(tmp_path: Path, changes: di
 
 def test_a_table_without_captions_is_said(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", [GOOD], number=[1])
-    with pytest.raises(ValueError, match="data.caption_column"):
+    with pytest.raises(ValueError, match=r"data\.caption_column"):
         open_source(DataConfig(path=str(tmp_path)))
 
 
@@ -306,7 +309,8 @@ def test_every_kind_of_bad_row_is_listed_and_nothing_else(tmp_path: Path) -> Non
     listed = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
     assert [one["index"] for one in listed] == [bad.index for bad in found.bad] == [*range(1, 10), len(contents) - 1]
     assert [one["id"] for one in listed] == [f"row-{one['index']}" for one in listed]
-    assert listed[-1]["reason"] == "no caption" and listed[-2]["reason"] == "no picture in this row"
+    assert listed[-1]["reason"] == "no caption"
+    assert listed[-2]["reason"] == "no picture in this row"
     assert path.read_bytes() == before
 
 
@@ -319,7 +323,9 @@ def test_a_file_that_went_away_is_bad(tmp_path: Path) -> None:
     source = open_source(DataConfig(path=str(folder)))
     (folder / "c.png").unlink()
     found = scan(source, max_bad_share=0.5)
-    assert len(found.good) == 3 and "c.png" in found.bad[0].id and "cannot be read" in found.bad[0].reason
+    assert len(found.good) == 3
+    assert "c.png" in found.bad[0].id
+    assert "cannot be read" in found.bad[0].reason
 
 
 def test_too_many_bad_rows_stop_before_training(tmp_path: Path) -> None:
@@ -347,7 +353,8 @@ def test_draws_are_a_function_of_their_arguments(seed: int, one: tuple, other: t
     numbers = draws(seed, *one).random(4)
     assert np.array_equal(numbers, draws(seed, *one).random(4))
     assert np.array_equal(numbers, draws(seed, *other).random(4)) == (one == other)
-    assert draw_seed(seed, *one) == draw_seed(seed, *one) and 0 <= draw_seed(seed, *one) < 2**63
+    assert draw_seed(seed, *one) == draw_seed(seed, *one)
+    assert 0 <= draw_seed(seed, *one) < 2**63
 
 
 def test_draws_do_not_tell_integer_types_apart() -> None:

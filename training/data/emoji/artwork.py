@@ -116,9 +116,7 @@ def _fluent(kind: str) -> Callable[[Path, Mapping[str, str]], Artwork]:
                 facts = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
                 by_tone = _fluent_codepoints(facts)
             except (OSError, ValueError, KeyError, AttributeError) as error:
-                artwork.left_out |= {
-                    path: f"metadata.json does not say which emoji this is: {error!r}" for path in paths
-                }
+                artwork.left_out |= dict.fromkeys(paths, f"metadata.json does not say which emoji this is: {error!r}")
                 continue
             owner = owners.get(str(facts.get("cldr", "")).lower())
             if owner is not None and owner != by_tone[None]:

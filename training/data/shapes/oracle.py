@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -158,7 +159,7 @@ def _look(pixels: np.ndarray, ground: np.ndarray, labels: np.ndarray, label: int
     silhouette, (row, column), radius = _silhouette(cover)
     shape, diameter = _match(silhouette, radius)
     diameter /= side
-    size = dict(zip(SIZES, zip(_SIZE_EDGES, _SIZE_EDGES[1:], strict=False), strict=True))
+    size = dict(zip(SIZES, itertools.pairwise(_SIZE_EDGES), strict=True))
     fits = [word for word, (low, high) in size.items() if low <= diameter < high]
     thing = Thing(name, shape, fits[0] if fits else None)
     return _Seen(thing, (left + column + 0.5) / side, (top + row + 0.5) / side)
