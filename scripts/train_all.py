@@ -21,7 +21,9 @@ STAGES = ("text-encoder", "autoencoder", "text-to-image")
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", type=Path, help="folder with text_encoder.yaml, autoencoder.yaml, text_to_image.yaml")
+    parser.add_argument(
+        "recipes", type=Path, help="folder with text_encoder.yaml, autoencoder.yaml, text_to_image.yaml"
+    )
     parser.add_argument("--data", help="path of the data; left out, the recipes' own")
     parser.add_argument("--teacher", help="folder of the text tower's sentence encoder")
     parser.add_argument("--output", type=Path, help="folder of all runs; left out, runs/ and the recipe folder's name")
@@ -52,7 +54,10 @@ def command(stage: str, given: argparse.Namespace) -> list[str]:
     if stage == "text-encoder" and given.teacher:
         words.append(f"--teacher.path={given.teacher}")
     if stage == "text-to-image":
-        words += [f"--vae={given.output / 'autoencoder/model'}", f"--text_encoder={given.output / 'text-encoder/model'}"]
+        words += [
+            f"--vae={given.output / 'autoencoder/model'}",
+            f"--text_encoder={given.output / 'text-encoder/model'}",
+        ]
         words.append(f"--cache={given.output / 'cache'}")
     return words + [value for setting in given.settings for name, _, value in [setting.partition(":")] if name == stage]
 

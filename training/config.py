@@ -78,7 +78,14 @@ class LoopConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "gradient_accumulation", "log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in (
+            "steps",
+            "batch_size",
+            "gradient_accumulation",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+        ):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         for name in ("seed", "workers", "sample_every", "threads"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")

@@ -226,7 +226,9 @@ class Loop:
         if step % self.config.log_every and step + 1 != self.config.steps:
             return {}
         means = {k: torch.stack([entry[k].detach().float() for entry in logged]).mean() for k in logged[0]}
-        return {k: self.accelerator.reduce(v, "mean").item() for k, v in means.items()} | {f"{name}_gradient_norm": float(norm)}
+        return {k: self.accelerator.reduce(v, "mean").item() for k, v in means.items()} | {
+            f"{name}_gradient_norm": float(norm)
+        }
 
     def _fail(self, what: str, parts: list[Batch], step: int) -> None:
         rows = [row for part in parts for row in part["row"]]

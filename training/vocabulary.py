@@ -31,7 +31,9 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int, context_length: 
     base = [*alphabet, *(letter + WORD_END for letter in alphabet)]
     room = vocabulary_size - len(base) - 2
     if room < 1:
-        raise ValueError(f"A vocabulary of {vocabulary_size} is too small: bytes and special tokens take {len(base) + 2}.")
+        raise ValueError(
+            f"A vocabulary of {vocabulary_size} is too small: bytes and special tokens take {len(base) + 2}."
+        )
     like = CLIPTokenizer().backend_tokenizer
     learner = Tokenizer(BPE(end_of_word_suffix=WORD_END))
     learner.normalizer, learner.pre_tokenizer = like.normalizer, like.pre_tokenizer

@@ -52,14 +52,19 @@ def test_accumulation_takes_the_same_step(task, tiny, tmp_path):
 
 
 def test_a_run_is_logged_previewed_and_exported(tiny, tmp_path):
-    folder = train("text-to-image", [*tiny("text-to-image", tmp_path / "run"), "--loop.steps=4", "--loop.sample_every=2"])
+    folder = train(
+        "text-to-image", [*tiny("text-to-image", tmp_path / "run"), "--loop.steps=4", "--loop.sample_every=2"]
+    )
     assert folder == tmp_path / "run" / "model"
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0}).Reload()
     losses = events.Scalars("loss")
     assert [event.step for event in losses] == [0, 2, 3]
     assert all(math.isfinite(event.value) for event in losses)
     assert [event.step for event in events.Images("samples")] == [2, 4]
-    assert sorted(p.name for p in (tmp_path / "run" / "samples").iterdir()) == ["step-00000002.png", "step-00000004.png"]
+    assert sorted(p.name for p in (tmp_path / "run" / "samples").iterdir()) == [
+        "step-00000002.png",
+        "step-00000004.png",
+    ]
 
 
 def test_a_finished_pipeline_opens_in_diffusers(tiny, tmp_path):

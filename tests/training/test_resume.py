@@ -26,7 +26,9 @@ def all_weights(folder: Path) -> dict[str, torch.Tensor]:
 def assert_same_run(one: Path, other: Path) -> None:
     a, b = all_weights(one), all_weights(other)
     assert a.keys() == b.keys()
-    different = {name: (a[name].double() - b[name].double()).abs().max().item() for name in a if not a[name].equal(b[name])}
+    different = {
+        name: (a[name].double() - b[name].double()).abs().max().item() for name in a if not a[name].equal(b[name])
+    }
     assert not different
 
 

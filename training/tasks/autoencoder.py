@@ -190,7 +190,11 @@ class PictureSamples(Dataset):
         if self.crop:
             top, left = draws(self.seed, "crop", number).integers(0, self.resolution - self.crop + 1, 2)
             image = image[:, top : top + self.crop, left : left + self.crop]
-        return {"row": self.source.id(row), "image": image, "noise": normal(self.latent, self.seed, "posterior", number)}
+        return {
+            "row": self.source.id(row),
+            "image": image,
+            "noise": normal(self.latent, self.seed, "posterior", number),
+        }
 
 
 class AutoencoderTask:
@@ -261,7 +265,9 @@ class AutoencoderTask:
     def export(self, folder: Path) -> None:
         """Saves the autoencoder with latents of zero mean and unit variance on the training pictures."""
         device = next(self.vae.parameters()).device
-        chosen = [self.rows[row_of_sample(i, len(self.rows), self.recipe.loop.seed)] for i in range(min(512, len(self.rows)))]
+        chosen = [
+            self.rows[row_of_sample(i, len(self.rows), self.recipe.loop.seed)] for i in range(min(512, len(self.rows)))
+        ]
         images = torch.stack([to_tensor(self.source.image(row), self.recipe.data.resolution) for row in chosen])
         normalise_latents(self.vae, images.to(device))
         self.vae.save_pretrained(folder)

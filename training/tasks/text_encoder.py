@@ -90,11 +90,13 @@ class TextEncoderRecipe:
             raise ValueError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}.")
         for name, tower in (("text", self.text), ("vision", self.vision)):
             if tower.hidden_size % tower.heads:
-                raise ValueError(f"{name}.hidden_size {tower.hidden_size} must be a multiple of {name}.heads {tower.heads}.")
+                raise ValueError(
+                    f"{name}.hidden_size {tower.hidden_size} must be a multiple of {name}.heads {tower.heads}."
+                )
 
 
 def make_clip(recipe: TextEncoderRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
-    """transformers' CLIPModel of the recipe's size with random weights."""
+    """Transformers' CLIPModel of the recipe's size with random weights."""
 
     def tower(config: TowerConfig) -> dict[str, Any]:
         return {
@@ -155,7 +157,9 @@ class Teacher:
 
     def __init__(self, path: str):
         if not (Path(path) / "config.json").is_file():
-            raise FileNotFoundError(f"teacher.path {path!r} is no folder of a transformers model: it has no config.json.")
+            raise FileNotFoundError(
+                f"teacher.path {path!r} is no folder of a transformers model: it has no config.json."
+            )
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.model = AutoModel.from_pretrained(path).eval().requires_grad_(False)
         vocabulary = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
@@ -174,7 +178,9 @@ class Teacher:
 class CaptionedPictures(Dataset):
     """Sample number -> picture, one of its row's captions, and words of the teacher's vocabulary."""
 
-    def __init__(self, source: Source, rows: list[int], seed: int, image_size: int, words: list[str], words_a_sample: float):
+    def __init__(
+        self, source: Source, rows: list[int], seed: int, image_size: int, words: list[str], words_a_sample: float
+    ):
         self.source, self.rows, self.seed, self.image_size = source, rows, seed, image_size
         self.words, self.words_a_sample = words, words_a_sample
 

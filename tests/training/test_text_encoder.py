@@ -1,0 +1,135 @@
+"""The text tower's task: vocabulary, contrast, teacher, export."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, BertConfig, BertModel, CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from training.command import train
+from training.tasks.text_encoder import Contrast, Teacher, TeacherConfig, TextEncoderRecipe, make_clip, text_encoder_of
+from training.vocabulary import build_tokenizer
+
+CAPTIONS = [
+    f"a {size} {colour} {shape}"
+    for size in ("large", "small")
+    for colour in ("red", "blue")
+    for shape in ("ring", "star")
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CLIPTokenizer:
+    return build_tokenizer(CAPTIONS * 4, 700, 16)
+
+
+def test_frequent_words_are_tokens(tokenizer):
+    words = {word for caption in CAPTIONS for word in caption.split()}
+    assert {tokenizer.decode(t).strip() for caption in CAPTIONS for t in tokenizer(caption).input_ids[1:-1]} == words
+
+
+@given(text=st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Co", "Cn")), max_size=8))
+def test_no_text_is_unknown(tokenizer, text):
+    """Every text is spelt with ordinary tokens between the start and the end mark, and no other mark."""
+    tokens = tokenizer(text).input_ids
+    marks = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    assert tokens[0] == tokenizer.bos_token_id
+    assert tokens[-1] == tokenizer.eos_token_id
+    assert not marks & set(tokens[1:-1])
+
+
+def test_vocabulary_survives_its_folder(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    again = CLIPTokenizer.from_pretrained(tmp_path)
+    texts = [*CAPTIONS, "Größe 12, naïve!"]
+    assert again(texts).input_ids == tokenizer(texts).input_ids
+    assert again.model_max_length == 16
+
+
+def test_too_small_a_vocabulary_is_refused():
+    with pytest.raises(ValueError, match="too small"):
+        build_tokenizer(CAPTIONS, 300, 16)
+
+
+def test_loss_equals_that_of_transformers(tokenizer):
+    torch.manual_seed(0)
+    recipe = TextEncoderRecipe(image_size=16, projection_dim=16)
+    clip = make_clip(recipe, tokenizer).eval()
+    batch = {
+        "input_ids": tokenizer(CAPTIONS, padding=True, return_tensors="pt").input_ids,
+        "image": torch.randn(len(CAPTIONS), 3, 16, 16),
+    }
+    loss, _ = Contrast(clip, TeacherConfig(), 0)(batch)
+    theirs = clip(input_ids=batch["input_ids"], pixel_values=batch["image"], return_loss=True).loss
+    torch.testing.assert_close(loss, theirs)
+
+
+def test_summary_does_not_depend_on_padding(tokenizer):
+    clip = make_clip(TextEncoderRecipe(image_size=16, projection_dim=16, context_length=16), tokenizer).eval()
+    short, padded = (
+        tokenizer(["a red ring"], padding=p, max_length=16, return_tensors="pt").input_ids for p in (True, "max_length")
+    )
+    assert padded.shape[1] > short.shape[1]
+    a, b = (clip.text_model(input_ids=ids).pooler_output for ids in (short, padded))
+    torch.testing.assert_close(a, b)
+
+
+def test_exported_tower_equals_the_trained_one(tiny, tmp_path, tokenizer):
+    folder = train("text-encoder", [*tiny("text-encoder", tmp_path / "run"), "--loop.steps=2"])
+    tower, clip = CLIPTextModel.from_pretrained(folder / "text_encoder"), CLIPModel.from_pretrained(folder / "clip")
+    words = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    ids = words(CAPTIONS, padding="max_length", max_length=words.model_max_length, return_tensors="pt").input_ids
+    torch.testing.assert_close(tower(ids).last_hidden_state, clip.text_model(ids).last_hidden_state)
+    torch.testing.assert_close(text_encoder_of(clip)(ids).pooler_output, tower(ids).pooler_output)
+
+
+@pytest.fixture(scope="module")
+def sentence_encoder(tmp_path_factory):
+    """A real small BERT with a real WordPiece vocabulary."""
+    from tokenizers import BertWordPieceTokenizer
+
+    folder = tmp_path_factory.mktemp("bert")
+    words = BertWordPieceTokenizer()
+    words.train_from_iterator(CAPTIONS * 4, vocab_size=120, min_frequency=1)
+    words.save_model(str(folder))
+    AutoTokenizer.from_pretrained(folder, tokenizer_type="bert").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=120, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_teacher_embedding_is_the_mean_over_real_tokens(sentence_encoder):
+    teacher = Teacher(str(sentence_encoder))
+    texts = ["a red ring", "a large blue star"]
+    together = teacher(texts)
+    for text, embedding in zip(texts, together, strict=True):
+        tokens = teacher.tokenizer(text, return_tensors="pt")
+        with torch.no_grad():
+            states = teacher.model(**tokens).last_hidden_state[0]
+        torch.testing.assert_close(embedding, states.mean(0), atol=1e-5, rtol=1e-4)
+    assert "ring" in teacher.words
+
+
+def test_tower_learns_from_its_teacher(tiny, sentence_encoder, tmp_path):
+    arguments = [*tiny("text-encoder", tmp_path / "run"), f"--teacher.path={sentence_encoder}", "--teacher.words=12"]
+    arguments += ["--loop.steps=60", "--loop.optimizer.learning_rate=3e-3", "--loop.optimizer.warmup_steps=2"]
+    train("text-encoder", arguments)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cosines = [
+        e.value for e in EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload().Scalars("teacher_cosine")
+    ]
+    assert cosines[-1] > cosines[0] + 0.2
+    assert all(math.isfinite(c) for c in cosines)
+
+
+def test_a_missing_teacher_is_named(tiny, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"teacher\.path"):
+        train("text-encoder", [*tiny("text-encoder", tmp_path / "run"), f"--teacher.path={tmp_path}"])

@@ -1,0 +1,191 @@
+"""The denoiser's task: its loss, its draws, its cached latents."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from latentgen.diffusion.schedule import noise_schedule
+from latentgen.models import AutoencoderKL
+from latentgen.schedulers import DDPMScheduler
+from training.command import train
+from training.data import DataConfig, open_source
+from training.data.latents import encode_latents
+from training.tasks.text_to_image import (
+    DenoiserConfig,
+    Denoising,
+    DiffusionConfig,
+    LatentSamples,
+    TextToImageRecipe,
+    make_unet,
+)
+
+MODEL = DenoiserConfig(block_out_channels=(8, 16), attention=(False, True), attention_heads=(1, 1), norm_num_groups=4)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    unet = make_unet(MODEL, 8, 4, 16)
+    with torch.no_grad():
+        for p in unet.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    return unet
+
+
+@pytest.fixture
+def batch() -> dict:
+    g = torch.Generator().manual_seed(1)
+    return {
+        "x0": torch.randn(6, 4, 8, 8, generator=g),
+        "eps": torch.randn(6, 4, 8, 8, generator=g),
+        "u": torch.arange(6, dtype=torch.float64) / 6 + 0.05,
+        "embeddings": torch.randn(6, 5, 16, generator=g),
+    }
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_loss_is_the_squared_error_against_diffusers_target(prediction_type, unet, batch):
+    from diffusers import DDPMScheduler as Theirs
+
+    config = DiffusionConfig(prediction_type=prediction_type, weighting="simple", beta_schedule="scaled_linear")
+    loss, _ = Denoising(unet, config)(batch)
+    scheduler = Theirs(beta_schedule="scaled_linear", beta_start=config.beta_start, beta_end=config.beta_end)
+    timesteps = (batch["u"] * 1000).long()
+    noisy = scheduler.add_noise(batch["x0"], batch["eps"], timesteps)
+    out = unet(noisy, timesteps, batch["embeddings"]).sample
+    velocity = scheduler.get_velocity(batch["x0"], batch["eps"], timesteps)
+    aim = {"epsilon": batch["eps"], "v_prediction": velocity, "sample": batch["x0"]}[prediction_type]
+    torch.testing.assert_close(loss, (out - aim).square().mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_min_snr_is_the_papers_weight_for_v(unet, batch):
+    losses = [
+        Denoising(unet, DiffusionConfig(weighting=weighting, gamma=gamma))({k: v[i : i + 1] for k, v in batch.items()})[
+            0
+        ]
+        for weighting, gamma in (("simple", None), ("min_snr", 5.0))
+        for i in range(6)
+    ]
+    snr = noise_schedule("squaredcos_cap_v2").log_snr.exp()[(batch["u"] * 1000).long()]
+    expected = snr.clamp(max=5) / (snr + 1)
+    torch.testing.assert_close(
+        torch.stack(losses[6:]) / torch.stack(losses[:6]), expected.float(), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.fixture(scope="module")
+def latent_samples(parts, tmp_path_factory):
+    source = open_source(DataConfig(resolution=32, length=16))
+    vae = AutoencoderKL.from_pretrained(parts / "autoencoder" / "model")
+    latents = encode_latents(source, list(range(16)), vae, 32, tmp_path_factory.mktemp("cache"))
+    recipe = TextToImageRecipe(vae="", text_encoder="")
+    recipe.loop.batch_size = 8
+    return LatentSamples(source, list(range(16)), latents, recipe, seed=3), vae, source
+
+
+def test_samples_are_functions_of_their_number(latent_samples):
+    samples, _, _ = latent_samples
+    for number in (0, 5, 1000):
+        a, b = samples[number], samples[number]
+        assert a["caption"] == b["caption"]
+        assert all(torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in ("x0", "eps", "u"))
+    assert not samples[0]["eps"].equal(samples[16]["eps"])
+
+
+def test_an_epoch_shows_every_row_once_and_drops_captions_at_the_set_rate(latent_samples):
+    samples, _, _ = latent_samples
+    for epoch in range(3):
+        assert len({samples[epoch * 16 + i]["row"] for i in range(16)}) == 16
+    dropped = np.mean([samples[i]["caption"] == "" for i in range(2000)])
+    # Four standard deviations around the configured tenth.
+    assert abs(dropped - 0.1) < 4 * np.sqrt(0.1 * 0.9 / 2000)
+
+
+def test_places_of_a_step_are_spread_evenly(latent_samples):
+    samples, _, _ = latent_samples
+    for step in range(5):
+        places = np.sort([samples[step * 8 + i]["u"] for i in range(8)])
+        assert np.allclose(np.diff(places), 1 / 8)
+        assert 0 <= places[0] < 1 / 8
+
+
+def test_posterior_draw_has_the_posteriors_moments(latent_samples):
+    samples, _, _ = latent_samples
+    draws = {}
+    for number in range(16 * 60):
+        item = samples[number]
+        draws.setdefault(item["row"], []).append(item["x0"])
+    row, values = next(iter(draws.items()))
+    index = next(i for i in range(16) if samples.source.id(i) == row)
+    mean, std = samples.latents.mean[index], samples.latents.std[index]
+    z = (torch.stack(values) - mean) / std
+    assert abs(z.mean()) < 4 / np.sqrt(z.numel())
+    assert abs(z.var() - 1) < 4 * np.sqrt(2 / z.numel())
+
+
+def test_latents_are_the_autoencoders_and_are_kept(latent_samples, tmp_path):
+    _, vae, source = latent_samples
+    rows = list(range(16))
+    first = encode_latents(source, rows, vae, 32, tmp_path)
+    (file,) = tmp_path.iterdir()
+    before = file.stat().st_mtime_ns
+    again = encode_latents(source, rows, vae, 32, tmp_path)
+    assert file.stat().st_mtime_ns == before
+    assert first.mean.equal(again.mean)
+    from training.data import to_tensor
+
+    image = to_tensor(source.image(3), 32)[None]
+    with torch.no_grad():
+        posterior = vae.encode(image).latent_dist
+    torch.testing.assert_close(first.mean[3:4], vae.scale_latents(posterior.mean), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(first.std[3:4], posterior.std * vae.config.scaling_factor, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("change", ["weights", "rows", "resolution", "pictures"])
+def test_latents_are_never_stale(change, latent_samples, parts, tmp_path):
+    _, _, source = latent_samples
+    vae = AutoencoderKL.from_pretrained(parts / "autoencoder" / "model")
+    rows, resolution = list(range(4)), 32
+    encode_latents(source, rows, vae, resolution, tmp_path)
+    if change == "weights":
+        with torch.no_grad():
+            next(vae.parameters()).add_(1e-4)
+    elif change == "rows":
+        rows = rows[::-1]
+    elif change == "resolution":
+        resolution = 16
+    else:
+        source = open_source(DataConfig(resolution=32, length=16, seed=1))
+    encode_latents(source, rows, vae, resolution, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_scheduler_of_the_saved_model_is_the_one_trained_under(tiny, tmp_path):
+    model = train("text-to-image", [*tiny("text-to-image", tmp_path / "run"), "--loop.steps=1"])
+    scheduler = DDPMScheduler.from_pretrained(model / "scheduler")
+    torch.testing.assert_close(
+        scheduler.alphas_cumprod.double(), noise_schedule("squaredcos_cap_v2").alphas_cumprod, rtol=1e-5, atol=1e-9
+    )
+    assert scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--vae=/nowhere", "nowhere"),
+        ("--text_encoder=/nowhere", "text_encoder"),
+        ("--diffusion.weighting=wrong", "weighting"),
+        ("--diffusion.timestep_density=wrong", "timestep_density"),
+        ("--diffusion.caption_dropout=1.5", "caption_dropout"),
+        ("--model.attention=[true]", "attention"),
+    ],
+)
+def test_bad_settings_are_refused(argument, message, tiny, tmp_path, capsys):
+    with pytest.raises((ValueError, OSError, SystemExit)) as caught:
+        train("text-to-image", [*tiny("text-to-image", tmp_path / "run"), argument])
+    assert message in str(caught.value) + capsys.readouterr().err
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
