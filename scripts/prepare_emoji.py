@@ -1,7 +1,10 @@
 #!/usr/bin/env python
-"""Rebuilds the emoji tables that the bundled model was trained on, from local checkouts of the public sources.
+"""Rebuilds the captioned emoji tables (the form that the emoji recipes train on) from checkouts of the public sources.
 
-Get the sources once (about 4 GB, most of it Fluent's history; `--depth 1` keeps it small):
+Columns, form and split rules are those of the tables that the bundled model was trained on. Which concepts are held out
+hangs on `--seed`, and on what the sources hold on the day: compare scores only between runs on the same tables.
+
+Get the sources once; `--depth 1` leaves their history out:
 
     git clone --depth 1 https://github.com/microsoft/fluentui-emoji
     git clone --depth 1 https://github.com/adobe-fonts/noto-emoji-svg
