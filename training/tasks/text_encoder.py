@@ -137,6 +137,7 @@ class Contrast(nn.Module):
         texts = nn.functional.normalize(self.clip.text_projection(summaries), dim=-1)
         vision = self.clip.vision_model(pixel_values=batch["image"]).pooler_output
         pictures = nn.functional.normalize(self.clip.visual_projection(vision), dim=-1)
+        texts, pictures = _of_all_processes(texts), _of_all_processes(pictures)
         # CLIP keeps the scale at or under 100 for stability (section 2.5).
         logits = self.clip.logit_scale.clamp(max=4.6052).exp() * (texts @ pictures.T).float()
         diagonal = torch.arange(len(logits), device=logits.device)
@@ -150,6 +151,15 @@ class Contrast(nn.Module):
             scalars["teacher_cosine"] = cosine.detach().mean()
             loss = loss + self.config.weight * (1 - cosine.mean())
         return loss, scalars
+
+
+def _of_all_processes(features: Tensor) -> Tensor:
+    """Features (B, D) of the whole batch, from every process in order, with gradient to each."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return features
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(features))
 
 
 class Teacher:
@@ -204,6 +214,11 @@ class TextEncoderTask:
     name = "text-encoder"
 
     def __init__(self, recipe: TextEncoderRecipe, output: Path):
+        if recipe.loop.gradient_accumulation > 1:
+            raise ValueError(
+                f"loop.gradient_accumulation is {recipe.loop.gradient_accumulation}, but the contrastive loss compares "
+                "a batch as a whole: set it to 1 and choose a batch_size that fits, or use more processes."
+            )
         self.recipe = recipe
         self.teacher = Teacher(recipe.teacher.path) if recipe.teacher.path else None
         self.source = open_source(recipe.data)
