@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 _DTYPES = {
@@ -15,7 +17,7 @@ _DTYPES = {
 }
 
 # One entry a device type that can be absent: is there such a device here?
-_PRESENT = {
+_PRESENT: dict[str, Callable[[], bool]] = {
     "cuda": torch.cuda.is_available,
     "mps": torch.backends.mps.is_available,
     "xpu": lambda: hasattr(torch, "xpu") and torch.xpu.is_available(),

@@ -55,7 +55,7 @@ def scheduler_class(name: str) -> type[Any]:
     raise ValueError(f"scheduler {name!r} is not known; {hint}choose one of {', '.join(scheduler_names())}")
 
 
-def make_scheduler(choice: str | SchedulerMixin | None, current: SchedulerMixin) -> SchedulerMixin:
+def make_scheduler(choice: Any, current: Any) -> Any:
     """`current`, or another scheduler for the same noise schedule.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentgen.conditioning import TextConditioning
 from latentgen.diffusion.guidance import classifier_free
@@ -85,7 +85,7 @@ def denoise(pipe: Any, latents: Tensor, run: Denoising, tick: Callable[[], objec
             prediction = classifier_free(conditional, unconditional, pipe.guidance_scale, pipe.guidance_rescale)
         latents = scheduler.step(prediction, t, latents, return_dict=False, **extra)[0]
         if run.callback is not None:
-            shown = {"latents": latents, "prompt_embeds": embeddings}
+            shown: dict[str, Tensor | None] = {"latents": latents, "prompt_embeds": embeddings}
             shown["negative_prompt_embeds"] = None if run.negative is None else run.negative.embeddings
             replaced = run.callback(pipe, i, t, {name: shown[name] for name in run.callback_tensors}) or {}
             latents = replaced.get("latents", latents)
@@ -102,7 +102,7 @@ def denoise(pipe: Any, latents: Tensor, run: Denoising, tick: Callable[[], objec
     return latents
 
 
-def decode(vae: nn.Module, latents: Tensor) -> Tensor:
+def decode(vae: Any, latents: Tensor) -> Tensor:
     """Latents in the denoiser's units (B, C, h, w) to pictures (B, 3, H, W) in [0, 1], float32.
 
     Raises:
@@ -123,7 +123,7 @@ def to_pil(pictures: Tensor) -> list[Image.Image]:
     return [Image.fromarray(array) for array in (to_arrays(pictures) * 255).round().astype(np.uint8)]
 
 
-def _project(unet: nn.Module, text: TextConditioning) -> dict[str, Any]:
+def _project(unet: Any, text: TextConditioning) -> dict[str, Any]:
     """The U-Net's arguments for this text: its keys and values made once, where the U-Net can do that."""
     embeddings = text.embeddings.to(unet.dtype)
     if hasattr(unet, "project_text"):
@@ -137,7 +137,7 @@ def _step_options(scheduler: Any, run: Denoising) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in known}
 
 
-def _decode_finite(vae: nn.Module, latents: Tensor) -> Tensor:
+def _decode_finite(vae: Any, latents: Tensor) -> Tensor:
     pictures = _decode(vae, latents)
     if not pictures.isfinite().all() and vae.dtype == torch.float16:
         # Known of the VAEs of the wild: activations beyond 65504. The detour through float32 loses no weight.
@@ -154,7 +154,7 @@ def _decode_finite(vae: nn.Module, latents: Tensor) -> Tensor:
     return pictures
 
 
-def _decode(vae: nn.Module, latents: Tensor) -> Tensor:
+def _decode(vae: Any, latents: Tensor) -> Tensor:
     if hasattr(vae, "unscale_latents"):
         latents = vae.unscale_latents(latents)
     else:

@@ -248,7 +248,7 @@ def _fetch(repo: str, variant: str | None, hub: HubOptions) -> Path:
             return _download(repo, info.sha, {file.rfilename for file in info.siblings or []}, variant, hub)
     try:
         # Asked for the index alone: a download takes less than the whole repository, and all parts are checked later.
-        where = {"revision": hub.revision, "cache_dir": hub.cache_dir, "allow_patterns": [INDEX]}
+        where: dict[str, Any] = {"revision": hub.revision, "cache_dir": hub.cache_dir, "allow_patterns": [INDEX]}
         return Path(snapshot_download(repo, local_files_only=True, **where))
     except OSError as error:
         reason = f"the Hub cannot be reached ({type(problem).__name__})" if problem else "local_files_only is set"
@@ -257,10 +257,10 @@ def _fetch(repo: str, variant: str | None, hub: HubOptions) -> Path:
         ) from error
 
 
-def _download(repo: str, revision: str, files: set[str], variant: str | None, hub: HubOptions) -> Path:
+def _download(repo: str, revision: str | None, files: set[str], variant: str | None, hub: HubOptions) -> Path:
     if INDEX not in files:
         raise FileNotFoundError(f"the Hub's {repo} has no {INDEX}; expected a model in diffusers' folder layout")
-    where = {"cache_dir": hub.cache_dir, "token": hub.token}
+    where: dict[str, Any] = {"cache_dir": hub.cache_dir, "token": hub.token}
     index = read_index(Path(hf_hub_download(repo, INDEX, revision=revision, **where)).parent)
     wanted = [INDEX]
     for name, part in PARTS.items():

@@ -81,13 +81,13 @@ def _index(parts: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str,
 
 
 def _save_part(name: str, part: Any, folder: Path, variant: str | None, max_shard_size: int | str | None) -> None:
-    if not isinstance(part, nn.Module):
+    if PARTS[name].stem is None:
         part.save_pretrained(folder)
         if name == "tokenizer" and hasattr(part, "backend_tokenizer"):
             # vocab.json and merges.txt beside tokenizer.json: transformers before 5 reads no other.
             part.backend_tokenizer.model.save(str(folder))
         return
-    options = {"variant": variant} if variant else {}
+    options: dict[str, Any] = {"variant": variant} if variant else {}
     if max_shard_size is not None and name != "text_encoder":
         options["max_shard_size"] = max_shard_size
     # safetensors takes contiguous tensors only; channels_last ones are put back afterwards.

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -72,7 +72,7 @@ class TextToImagePipeline(DiffusionPipeline):
         ValueError: The parts do not fit each other.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
+    model_cpu_offload_seq: ClassVar[str] = "text_encoder->unet->vae"  # type: ignore[assignment,misc]
     _callback_tensor_inputs = list(CALLBACK_TENSORS)
 
     def __init__(
@@ -316,21 +316,23 @@ class TextToImagePipeline(DiffusionPipeline):
             if words is not None and encoded is not None:
                 raise ValueError(f"both {name} and {name}_embeds were given; give one of them")
         width = _text_width(self.unet)
+        texts: list[str] | TextConditioning
+        negatives: list[str] | TextConditioning
         texts = inputs.prompt_list(prompt) if prompt_embeds is None else _given("prompt_embeds", prompt_embeds, width)
         if negative_embeds is None:
             negatives = inputs.negative_list(negative_prompt, len(texts))
         else:
-            negatives = _given("negative_prompt_embeds", negative_embeds, width)
-            if len(negatives) not in (1, len(texts)):
-                raise ValueError(f"{len(negatives)} negative_prompt_embeds for {len(texts)} prompts; give 1 or as many")
-            negatives = negatives.rows([i % len(negatives) for i in range(len(texts))])
+            given = _given("negative_prompt_embeds", negative_embeds, width)
+            if len(given) not in (1, len(texts)):
+                raise ValueError(f"{len(given)} negative_prompt_embeds for {len(texts)} prompts; give 1 or as many")
+            negatives = given.rows([i % len(given) for i in range(len(texts))])
         if not self.do_classifier_free_guidance:
             if negative_prompt or negative_embeds is not None:
                 warnings.warn(
                     f"the negative prompt has no effect at guidance_scale={self.guidance_scale:g}; use more than 1",
                     stacklevel=3,
                 )
-            negatives = None
+            return texts, None
         return texts, negatives
 
     def _encode(self, texts: list[str] | TextConditioning) -> TextConditioning:

@@ -72,7 +72,9 @@ def run(argv: list[str]) -> int:
     told = _parameters(pipe, wanted)
     for first in range(0, len(prompts), options.batch_size):
         batch = slice(first, first + options.batch_size)
-        pictures = pipe(prompts[batch], seed=seeds[batch], show_progress=not options.quiet, **wanted).images
+        pictures, _ = pipe(
+            prompts[batch], seed=seeds[batch], show_progress=not options.quiet, return_dict=False, **wanted
+        )
         for picture, prompt, seed, path in zip(pictures, prompts[batch], seeds[batch], paths[batch], strict=True):
             size = {"width": picture.width, "height": picture.height}
             output.save(picture, path, {"prompt": prompt, "seed": seed, **told, **size}, options.overwrite)

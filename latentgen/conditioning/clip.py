@@ -94,7 +94,7 @@ class ClipConditioner:
         whole = self.tokenizer(prompts, verbose=False)["input_ids"]
         for prompt, tokens in zip(prompts, whole, strict=True):
             if len(tokens) > self.max_length:
-                cut = self.tokenizer.decode(tokens[self.max_length - 1 : -1]).strip()
+                cut = str(self.tokenizer.decode(tokens[self.max_length - 1 : -1])).strip()
                 warnings.warn(
                     f"the prompt {_shortened(prompt)!r} is {len(tokens)} tokens long and this model reads "
                     f"{self.max_length}; cut from its end: {cut!r}",
