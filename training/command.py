@@ -17,6 +17,7 @@ TASKS = {
     "text-encoder": ("training.tasks.text_encoder", "TextEncoderRecipe", "TextEncoderTask"),
     "autoencoder": ("training.tasks.autoencoder", "AutoencoderRecipe", "AutoencoderTask"),
     "text-to-image": ("training.tasks.text_to_image", "TextToImageRecipe", "TextToImageTask"),
+    "judge": ("training.tasks.judge", "JudgeRecipe", "JudgeTask"),
 }
 
 
