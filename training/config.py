@@ -53,7 +53,7 @@ class LoopConfig:
         seed: with the step it determines everything random in the run.
         ema_decay: decay of the averaged weights that are previewed and saved; 0 turns averaging off.
         mixed_precision: `auto` takes bf16 where the device computes in it natively, else `no`.
-        compile: compile the task's loss with torch.compile.
+        compile: compile the task's networks with torch.compile; needs a C++ compiler on the CPU.
         workers: processes that prepare data; 0 prepares in the training process.
         log_every: steps between scalars in TensorBoard.
         sample_every: steps between pictures of progress; 0 for none.

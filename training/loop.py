@@ -42,6 +42,9 @@ class Task(Protocol):
     def averaged(self, player: str) -> nn.Module | None:
         """The part of a player that is followed by a moving average, or None."""
 
+    def compiled(self) -> list[nn.Module]:
+        """The networks that torch.compile is to take."""
+
     def is_active(self, player: str, step: int) -> bool:
         """Whether a player moves in this step."""
 
@@ -147,8 +150,8 @@ class Loop:
             optimizer = make_optimizer(module, config.optimizer)
             self.wrapped[name], prepared = self.accelerator.prepare(module, optimizer)
             self.players[name] = Player(module, prepared, Ema(averaged, config.ema_decay) if averaged else None)
-            if config.compile:
-                self.wrapped[name].compile()
+        for network in task.compiled() if config.compile else []:
+            network.compile()
 
     @property
     def checkpoints(self) -> Path:

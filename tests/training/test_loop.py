@@ -137,6 +137,21 @@ def test_printed_config_is_a_recipe(tiny, tmp_path, capsys):
     assert train("autoencoder", [f"--config={recipe}"]).is_dir()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["autoencoder", "text-encoder", "text-to-image"])
+def test_compiled_networks_take_the_same_steps(task, tiny, tmp_path):
+    extra = ["--loop.steps=2", "--loop.optimizer.epsilon=1e-3", "--loop.optimizer.warmup_steps=0"]
+    models = []
+    for compiled in (False, True):
+        folder = tmp_path / str(compiled)
+        train(task, [*tiny(task, folder), *extra, f"--loop.compile={compiled}".lower()])
+        (file, *_) = sorted((folder / "checkpoints" / "step-00000002").glob("*.safetensors"))
+        models.append(load_file(file))
+    assert models[0].keys() == models[1].keys()
+    for key, one in models[0].items():
+        torch.testing.assert_close(one, models[1][key], rtol=1e-3, atol=1e-5)
+
+
 def test_the_recipe_beside_a_run_repeats_it(tiny, tmp_path):
     model = train("autoencoder", [*tiny("autoencoder", tmp_path / "run"), "--loop.steps=2"])
     again = train("autoencoder", [f"--config={tmp_path / 'run' / 'recipe.yaml'}", f"--output={tmp_path / 'again'}"])

@@ -234,6 +234,10 @@ class AutoencoderTask:
         """The autoencoder itself is averaged, the discriminator is not."""
         return self.vae if player == "autoencoder" else None
 
+    def compiled(self) -> list[nn.Module]:
+        """Encoder and decoder."""
+        return [self.vae.encoder, self.vae.decoder]
+
     def is_active(self, player: str, step: int) -> bool:
         """The discriminator begins at its own step."""
         return player == "autoencoder" or step >= self.recipe.loss.adversarial_start

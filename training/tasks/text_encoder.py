@@ -248,6 +248,10 @@ class TextEncoderTask:
         """All of CLIP is averaged."""
         return self.clip
 
+    def compiled(self) -> list[nn.Module]:
+        """Both towers."""
+        return [self.clip.text_model, self.clip.vision_model]
+
     def is_active(self, player: str, step: int) -> bool:
         """Always."""
         return True

@@ -264,6 +264,10 @@ class TextToImageTask:
         """The U-Net is averaged."""
         return self.unet
 
+    def compiled(self) -> list[nn.Module]:
+        """The U-Net."""
+        return [self.unet]
+
     def is_active(self, player: str, step: int) -> bool:
         """Always."""
         return True
