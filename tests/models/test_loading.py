@@ -60,8 +60,8 @@ def test_an_honest_folder_loads(saved: tuple[type, Path], folder: Path) -> None:
     model, info = saved[0].from_pretrained(folder, output_loading_info=True)
     assert not model.training
     assert not any(info.values())
-    for key, value in load_file(folder / WEIGHTS).items():
-        assert torch.equal(model.state_dict()[key], value)
+    state = model.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in load_file(folder / WEIGHTS).items())
 
 
 def test_loaded_in_another_type(saved: tuple[type, Path], folder: Path) -> None:

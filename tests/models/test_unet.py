@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
@@ -155,6 +156,15 @@ def test_timestep_in_every_form(timestep: Any) -> None:
     model, arguments = network(), inputs()
     expected = model(**arguments | {"timestep": torch.tensor([501, 501])}).sample
     assert torch.equal(model(**arguments | {"timestep": timestep}).sample, expected)
+
+
+def test_a_copy_reads_the_prompt_with_its_own_weights() -> None:
+    model, arguments = network(), inputs()
+    expected = model(**arguments).sample
+    copied = copy.deepcopy(model)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    assert torch.equal(copied(**arguments).sample, expected)
 
 
 def test_tuple_output() -> None:

@@ -112,6 +112,53 @@ VAES = {
 }
 
 
+SD1 = {"sample_size": 64, "cross_attention_dim": 768}
+SD2 = {
+    "sample_size": 96,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": [5, 10, 20, 20],
+    "use_linear_projection": True,
+    "upcast_attention": True,
+}
+SDXL = {
+    "sample_size": 128,
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "cross_attention_dim": 2048,
+    "attention_head_dim": [5, 10, 20],
+    "transformer_layers_per_block": [1, 2, 10],
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+SD_VAE = {
+    "sample_size": 512,
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("ours", "config"),
+    [
+        (UNet2DConditionModel, SD1),
+        (UNet2DConditionModel, SD2),
+        (UNet2DConditionModel, SDXL),
+        (AutoencoderKL, SD_VAE),
+    ],
+    ids=["sd1", "sd2", "sdxl", "vae"],
+)
+def test_names_and_shapes_at_full_size(ours: type, config: dict) -> None:
+    with torch.device("meta"):  # no memory, no numbers
+        networks = [model(**config) for model in (ours, getattr(diffusers, ours.__name__))]
+    actual, expected = ({name: value.shape for name, value in net.state_dict().items()} for net in networks)
+    assert actual == expected
+
+
 def pair(name: str, config: dict) -> tuple[nn.Module, nn.Module]:
     """Diffusers' network and ours, with the same random weights; loading is strict in both directions."""
     torch.manual_seed(0)
@@ -263,8 +310,8 @@ def test_files_go_both_ways(name: str, config: dict, tmp_path) -> None:
     there, info = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(info.values())
     for loaded in (here, there):
-        for key, value in theirs.state_dict().items():
-            assert torch.equal(loaded.state_dict()[key], value), key
+        state = loaded.state_dict()
+        assert all(torch.equal(state[key], value) for key, value in theirs.state_dict().items())
 
 
 @pytest.mark.parametrize("ours", [UNet2DConditionModel, AutoencoderKL])
