@@ -52,20 +52,15 @@ class Level:
         alpha, sigma = (torch.as_tensor(part, dtype=_float_dtype(part)) for part in (self.alpha, self.sigma))
         return 2 * (alpha / sigma).log()
 
-    @property
-    def is_scalar(self) -> bool:
-        """Whether the level is held as plain floats."""
-        return isinstance(self.alpha, float)
-
     def to(self, like: Tensor) -> Level:
         """Casts to the dtype and device of `like`, (B,) -> (B, 1, 1, ...), so that it broadcasts over `like` (B, ...).
 
         Floats pass as they are, and so does the shape of any other tensor.
         """
-        if self.is_scalar:
-            return self
 
-        def fit(part: Tensor) -> Tensor:
+        def fit(part: Tensor | float) -> Tensor | float:
+            if not isinstance(part, Tensor):
+                return part
             part = part.to(device=like.device, dtype=like.dtype)
             return part.reshape(-1, *[1] * (like.ndim - 1)) if part.ndim == 1 else part
 

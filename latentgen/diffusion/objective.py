@@ -74,7 +74,8 @@ def implied_log_weight(log_snr: Tensor, prediction_type: str) -> Tensor:
     """
     level = Level.from_log_snr(log_snr)
     a, b = coefficients(prediction_type, level)
-    return 2 * ((level.alpha * b - level.sigma * a).abs() / level.sigma).log()
+    det = torch.as_tensor(level.alpha * b - level.sigma * a)
+    return 2 * (det.abs() / level.sigma).log()
 
 
 def require_learnable(prediction_type: str, log_snr: Tensor) -> None:

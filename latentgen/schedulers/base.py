@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
@@ -30,7 +31,7 @@ class StepOutput(BaseOutput):
     pred_original_sample: Tensor | None = None
 
 
-class DiscreteScheduler(SchedulerMixin, ConfigMixin):
+class DiscreteScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the two disagree on config_name
     """Base of the schedulers; a subclass registers flat keywords, calls `_prepare` and writes `step`.
 
     Settings that diffusers' pipelines overwrite after construction (steps_offset, clip_sample) are read from `config`
@@ -38,6 +39,7 @@ class DiscreteScheduler(SchedulerMixin, ConfigMixin):
     table nor waits for the device.
     """
 
+    _internal_dict: Any
     _compatibles = [scheduler.name for scheduler in KarrasDiffusionSchedulers]
     order = 1
     init_noise_sigma = 1.0
@@ -72,6 +74,11 @@ class DiscreteScheduler(SchedulerMixin, ConfigMixin):
         self.alphas_cumprod = self.schedule.alphas_cumprod.float()
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(config.num_train_timesteps - 1, -1, -1)
+
+    @property
+    def config(self) -> Any:
+        """The registered keywords as attributes; `register_to_config` changes them."""
+        return self._internal_dict
 
     @property
     def timesteps(self) -> Tensor:
@@ -214,10 +221,10 @@ def _draw(shape: Sequence[int], like: Tensor, generator: torch.Generator | None)
     return torch.randn(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
 
 
-def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
+def require_choice(name: str, value: object, choices: Collection[object]) -> None:
     """Raises ValueError, naming the choices, for a value that is none of them."""
     if value not in choices:
-        raise ValueError(f"{name}={value!r}; choose one of {', '.join(choices)}")
+        raise ValueError(f"{name}={value!r}; choose one of {', '.join(map(str, choices))}")
 
 
 def require_positive(name: str, value: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def _between(smaller: float, larger: float, predicted: Tensor) -> Tensor:
 #: Variance type -> standard deviation of the fresh noise, from the posterior's variance, the forward process's and what
 #: the network predicted. The two _log names are the same values reached through logarithms; diffusers' own
 #: fixed_large_log takes the root of a logarithm and gives NaN.
-DEVIATIONS: dict[str, Callable[[float, float, Tensor], Tensor | float]] = {
+DEVIATIONS: dict[str, Callable[[float, float, Any], Tensor | float]] = {
     "fixed_small": lambda smaller, larger, predicted: math.sqrt(smaller),
     "fixed_small_log": lambda smaller, larger, predicted: math.sqrt(smaller),
     "fixed_large": lambda smaller, larger, predicted: math.sqrt(larger),
@@ -105,7 +106,7 @@ class DDPMScheduler(DiscreteScheduler):
             raise ValueError(
                 f"num_inference_steps={num_inference_steps!r} and timesteps={timesteps!r}; pass exactly one of them"
             )
-        if timesteps is None:
+        if num_inference_steps is not None:
             return super().set_timesteps(num_inference_steps, device)
         chosen = torch.as_tensor(timesteps, dtype=torch.int64)
         last = self.config.num_train_timesteps - 1
@@ -165,8 +166,9 @@ class DDPMScheduler(DiscreteScheduler):
                 f"variance_type={self.config.variance_type!r} needs a network with {2 * sample.shape[1]} output "
                 f"channels and got {model_output.shape[1]}; use variance_type='fixed_small' for this one"
             )
-        return model_output.chunk(2, dim=1)
+        out, predicted = model_output.chunk(2, dim=1)
+        return out, predicted
 
     def _deviation(self, step: ReverseStep, predicted: Tensor | None) -> Tensor | float:
-        smaller, larger = (max(variance, _LEAST_VARIANCE) for variance in step.variance_bounds)
+        smaller, larger = (max(float(variance), _LEAST_VARIANCE) for variance in step.variance_bounds)
         return DEVIATIONS[self.config.variance_type](smaller, larger, predicted)

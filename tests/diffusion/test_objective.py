@@ -66,13 +66,15 @@ def test_one_denoiser_has_one_loss_whatever_it_is_asked_for(weighting, log_snr, 
 @pytest.mark.parametrize("prediction", ["sample", "v_prediction", "flow"])
 def test_weights_are_finite_at_zero_terminal_snr(weighting, prediction):
     weights = loss_weight(ZERO_SNR.float(), prediction, weighting)
-    assert weights.dtype == torch.float32 and weights.shape == ZERO_SNR.shape
-    assert weights.isfinite().all() and (weights >= 0).all()
+    assert weights.dtype == torch.float32
+    assert weights.shape == ZERO_SNR.shape
+    assert weights.isfinite().all()
+    assert (weights >= 0).all()
 
 
 def test_epsilon_is_refused_at_zero_terminal_snr():
     for refuse in (lambda: loss_weight(ZERO_SNR, "epsilon", "min_snr"), lambda: require_learnable("epsilon", ZERO_SNR)):
-        with pytest.raises(ValueError, match="'epsilon'.*zero terminal SNR.*v_prediction"):
+        with pytest.raises(ValueError, match=r"'epsilon'.*zero terminal SNR.*v_prediction"):
             refuse()
     require_learnable("v_prediction", ZERO_SNR)
     require_learnable("epsilon", noise_schedule().log_snr)
@@ -124,5 +126,7 @@ def test_draws_are_in_range_and_rise_with_u(u, density):
     u = torch.tensor(sorted(u), dtype=torch.float64)
     for deviation in (0.01, 1.0, 50.0):
         drawn = draw_timesteps(u, ZERO_SNR, density, deviation=deviation)
-        assert drawn.dtype == torch.int64 and drawn.min() >= 0 and drawn.max() < 1000
+        assert drawn.dtype == torch.int64
+        assert drawn.min() >= 0
+        assert drawn.max() < 1000
         assert (drawn.diff() >= 0).all()

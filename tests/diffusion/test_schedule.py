@@ -31,7 +31,9 @@ def test_tables_are_views_of_one_falling_log_snr(name, zero_snr):
 def test_rescaling_keeps_the_first_level_and_ends_in_pure_noise(name):
     plain, rescaled = noise_schedule(name), noise_schedule(name, rescale_betas_zero_snr=True)
     assert rescaled.log_snr[-1] == -math.inf
-    assert rescaled.alpha[-1] == 0 and rescaled.sigma[-1] == 1 and rescaled.betas[-1] == 1
+    assert rescaled.alpha[-1] == 0
+    assert rescaled.sigma[-1] == 1
+    assert rescaled.betas[-1] == 1
     torch.testing.assert_close(rescaled.log_snr[0], plain.log_snr[0], rtol=1e-9, atol=0)
     # An affine map of alpha, Algorithm 1: its differences keep their proportions.
     ratio = rescaled.alpha.diff() / plain.alpha.diff()
@@ -59,12 +61,16 @@ def test_cosine_is_an_alias():
 def test_spacings_fall_and_stay_inside(data, spacing, total):
     steps = data.draw(st.integers(1, total))
     timesteps = spaced_timesteps(spacing, steps, total)
-    assert timesteps.dtype == torch.int64 and len(timesteps) == steps
-    assert (timesteps.diff() < 0).all() and timesteps.min() >= 0 and timesteps.max() < total
+    assert timesteps.dtype == torch.int64
+    assert len(timesteps) == steps
+    assert (timesteps.diff() < 0).all()
+    assert timesteps.min() >= 0
+    assert timesteps.max() < total
     if spacing == "trailing":
         assert timesteps[0] == total - 1
     if spacing == "linspace" and steps > 1:
-        assert timesteps[0] == total - 1 and timesteps[-1] == 0
+        assert timesteps[0] == total - 1
+        assert timesteps[-1] == 0
     if spacing == "leading":
         assert timesteps[-1] == 0
 

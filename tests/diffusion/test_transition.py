@@ -81,6 +81,13 @@ def test_both_ends(eta):
         torch.testing.assert_close(reverse_step(same, same)(x0, eps, eta, fresh), diffuse(x0, eps, same))
 
 
+def test_a_batch_can_step_to_one_level():
+    now = Level.from_log_snr(torch.tensor([-3.0, 0.0, 4.0], dtype=torch.float64))
+    x0, eps = torch.randn(2, 3, 2, 5)
+    torch.testing.assert_close(reverse_step(now, CLEAN)(x0, eps), x0)
+    torch.testing.assert_close(reverse_step(now, Level(0.6, 0.8))(x0, eps), 0.6 * x0 + 0.8 * eps)
+
+
 def test_inversion_adds_no_noise():
     now, noisier = level(2.0), level(-1.0)
     x0, eps, fresh = torch.randn(3, 20, dtype=torch.float64)
@@ -102,7 +109,7 @@ def test_batches_of_levels_and_floats_agree():
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1, math.nan])
 def test_eta_must_be_a_share(eta):
-    with pytest.raises(ValueError, match="eta=.*between 0.*and 1"):
+    with pytest.raises(ValueError, match=r"eta=.*between 0.*and 1"):
         reverse_step(level(0.0), level(1.0))(torch.zeros(1), torch.zeros(1), eta)
 
 
