@@ -178,6 +178,7 @@ def test_scheduler_of_the_saved_model_is_the_one_trained_under(tiny, tmp_path):
     [
         ("--vae=/nowhere", "nowhere"),
         ("--text_encoder=/nowhere", "text_encoder"),
+        ("--diffusion={prediction_type: epsilon, rescale_betas_zero_snr: true}", "epsilon"),
         ("--diffusion.weighting=wrong", "weighting"),
         ("--diffusion.timestep_density=wrong", "timestep_density"),
         ("--diffusion.caption_dropout=1.5", "caption_dropout"),

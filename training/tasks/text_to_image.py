@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from latentgen.conditioning import ClipConditioner
 from latentgen.diffusion.level import diffuse
-from latentgen.diffusion.objective import DENSITIES, WEIGHTINGS, draw_timesteps, loss_weight
+from latentgen.diffusion.objective import DENSITIES, WEIGHTINGS, draw_timesteps, loss_weight, require_learnable
 from latentgen.diffusion.prediction import target
 from latentgen.diffusion.schedule import noise_schedule
 from latentgen.models import AutoencoderKL, UNet2DConditionModel
@@ -187,6 +187,7 @@ class Denoising(nn.Module):
         super().__init__()
         self.unet, self.config = unet, config
         self.schedule = noise_schedule(**config.schedule_keywords())
+        require_learnable(config.prediction_type, self.schedule.log_snr)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of latents `x0` (B, C, h, w), noise `eps`, uniform numbers `u` (B,), text `embeddings` (B, L, D)."""
