@@ -1,0 +1,210 @@
+"""The judge: a small network that tells from a picture alone what it shows, in which style and with which skin tone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from latentgen.evaluation.scoring import Verdict
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_TOP = 5  # labels of each attribute that a verdict keeps
+# The statistics of ImageNet, as torchvision's classifiers expect them.
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """What makes a judge.
+
+    Args:
+        labels: attribute -> its labels, in the order of the head's outputs.
+        trunk: The network under the heads, one of `TRUNKS`.
+        widths: Channels of each level of a residual trunk; each level after the first halves the size.
+        blocks: Residual blocks of each of its levels.
+        resolution: Side of the pictures that it sees, in pixels; others are scaled to it.
+        dropout: Share of the features that training hides from the heads.
+    """
+
+    labels: Mapping[str, tuple[str, ...]]
+    trunk: str = "residual"
+    widths: tuple[int, ...] = (24, 64, 128, 256)
+    blocks: tuple[int, ...] = (1, 1, 1, 1)
+    resolution: int = 64
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.trunk not in TRUNKS:
+            raise ValueError(f"the judge's trunk is {self.trunk!r}; expected one of {', '.join(TRUNKS)}")
+        if not self.labels or any(len(names) < 2 for names in self.labels.values()):
+            raise ValueError("a judge needs attributes with at least two labels each; the data has fewer")
+        if not self.widths or len(self.widths) != len(self.blocks) or min(*self.widths, *self.blocks) < 1:
+            raise ValueError(f"widths {self.widths} and blocks {self.blocks}; expected one number of each a level")
+        if self.resolution < 16 or not 0 <= self.dropout < 1:
+            raise ValueError(f"resolution {self.resolution}, dropout {self.dropout}; expected at least 16, and [0, 1)")
+
+
+def shrink(pictures: Tensor, side: int) -> Tensor:
+    """Scale square pictures (B, 3, H, W) in [-1, 1] to (B, 3, side, side), smoothed so that nothing aliases."""
+    if pictures.shape[-2:] == (side, side):
+        return pictures
+    scaled = F.interpolate(pictures, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
+    return scaled.clamp(-1, 1)
+
+
+class _Block(nn.Module):
+    """Residual block with its activations before its convolutions (Fig. 4e of arXiv 1603.05027)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm1(x))
+        # Where the shape changes, what goes past the block is activated too (their code, not their figure).
+        past = x if isinstance(self.shortcut, nn.Identity) else self.shortcut(self.pool(h))
+        return past + self.conv2(F.relu(self.norm2(self.conv1(h))))
+
+
+class _Residual(nn.Sequential):
+    """Pre-activation residual trunk: (B, 3, H, W) to (B, widths[-1], H/16, W/16) with four levels."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        widths = config.widths
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, 2, padding=1, bias=False)]
+        for level, (inputs, outputs) in enumerate(zip([widths[0], *widths], widths, strict=False)):
+            for number in range(config.blocks[level]):
+                first = number == 0
+                layers.append(_Block(inputs if first else outputs, outputs, 2 if first and level else 1))
+        super().__init__(*layers, nn.BatchNorm2d(widths[-1]), nn.ReLU())
+        self.width = widths[-1]
+
+
+class _SqueezeNet(nn.Module):
+    """SqueezeNet 1.0 (arXiv 1602.07360) without its classifier; it may start from ImageNet's weights."""
+
+    width = 512
+
+    def __init__(self, config: JudgeConfig) -> None:
+        super().__init__()
+        from torchvision.models import squeezenet1_0
+
+        self.features = squeezenet1_0(weights=None).features
+        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.features(((pictures + 1) / 2 - self.mean) / self.std)
+
+
+TRUNKS = {"residual": _Residual, "squeezenet": _SqueezeNet}
+
+
+class Judge(nn.Module):
+    """A trunk, the mean over its positions, and one linear head for each attribute.
+
+    Args:
+        config: Its structure and labels.
+        notes: Plain values that are kept with it, such as how it was trained and what it has not seen.
+    """
+
+    def __init__(self, config: JudgeConfig, notes: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.config, self.notes = config, dict(notes or {})
+        self.trunk = TRUNKS[config.trunk](config)
+        self.norm = nn.BatchNorm1d(self.trunk.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.heads = nn.ModuleDict({name: nn.Linear(self.trunk.width, len(of)) for name, of in config.labels.items()})
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        """Logits (B, labels) of each attribute for pictures (B, 3, H, W) in [-1, 1]."""
+        pictures = shrink(pictures, self.config.resolution).contiguous(memory_format=torch.channels_last)
+        features = self.dropout(self.norm(self.trunk(pictures).mean((2, 3))))
+        return {name: head(features) for name, head in self.heads.items()}
+
+    @torch.no_grad()
+    def look(self, pictures: Tensor, batch_size: int = 64) -> list[Verdict]:
+        """What the judge sees in pictures (B, 3, H, W) in [-1, 1]; it must be in evaluation mode.
+
+        Raises:
+            ValueError: It is in training mode, where a verdict would hang on the other pictures of the batch.
+        """
+        if self.training:
+            raise ValueError("the judge is in training mode; call eval() before it looks at pictures")
+        device = next(self.parameters()).device
+        verdicts = []
+        for part in pictures.split(batch_size):
+            shares = {name: logits.float().softmax(1).cpu() for name, logits in self(part.to(device)).items()}
+            tops = {name: share.topk(min(_TOP, share.shape[1])) for name, share in shares.items()}
+            for row in range(len(part)):
+                labels = {
+                    name: tuple(self.config.labels[name][i] for i in top.indices[row].tolist())
+                    for name, top in tops.items()
+                }
+                verdicts.append(Verdict(labels, {name: top.values[row, 0].item() for name, top in tops.items()}))
+        return verdicts
+
+    def look_at(self, pictures: Sequence[Image.Image]) -> list[Verdict]:
+        """What the judge sees in square PIL pictures of any size."""
+        side = self.config.resolution
+        return self.look(torch.cat([shrink(_tensor(picture), side) for picture in pictures])) if pictures else []
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors`, in place of a folder that is there; it is whole or not there."""
+        part = folder.with_name(f".{folder.name}-{os.getpid()}")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        save_file({key: value.contiguous().cpu() for key, value in self.state_dict().items()}, part / WEIGHTS)
+        described = {**asdict(self.config), "labels": {k: list(v) for k, v in self.config.labels.items()}}
+        text = json.dumps({"judge": described, "notes": self.notes}, indent=1)
+        (part / CONFIG).write_text(text + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(part, folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Judge:
+        """Read what `save` wrote, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: A file is missing.
+            ValueError: A file is damaged or does not fit the other.
+        """
+        for name in (CONFIG, WEIGHTS):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder / name} is missing; expected the folder of a judge, or leave it out")
+        try:
+            described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            settings = {k: tuple(v) if isinstance(v, list) else v for k, v in described["judge"].items()}
+            settings["labels"] = {name: tuple(labels) for name, labels in settings["labels"].items()}
+            judge = cls(JudgeConfig(**settings), described["notes"])
+            judge.load_state_dict(load_file(folder / WEIGHTS))
+        except (KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{folder} holds no judge that can be read ({reason}); train it again") from error
+        return judge.eval()
+
+
+def _tensor(picture: Image.Image) -> Tensor:
+    """A square PIL picture as (1, 3, H, W) in [-1, 1]."""
+    if picture.width != picture.height:
+        raise ValueError(f"a picture of {picture.width}x{picture.height}; the judge looks at square ones")
+    pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+    return (pixels.reshape(1, picture.height, picture.width, 3).permute(0, 3, 1, 2).float() / 127.5) - 1
