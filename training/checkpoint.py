@@ -31,7 +31,9 @@ class Player:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         # An optimizer that has not moved yet is left out: asked for its state, torch would take a step with it.
         moved = [self.optimizer] if self.optimizer.state else []
-        weights, optimizer = get_state_dict(self.module, moved, options=options)
+        # torch's types for these cover sharded forms that full states do not take.
+        states: tuple[Any, Any] = get_state_dict(self.module, moved, options=options)
+        weights, optimizer = states
         tensors = {f"module/{name}": weight for name, weight in weights.items()}
         for name, moments in optimizer.get("state", {}).items():
             tensors |= {f"optimizer/{name}/{key}": torch.as_tensor(value) for key, value in moments.items()}
@@ -41,11 +43,11 @@ class Player:
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Takes up what `state` returned."""
-        parts: dict[str, dict[str, Tensor]] = {"module": {}, "optimizer": {}, "ema": {}}
+        parts: dict[str, dict[str, Any]] = {"module": {}, "optimizer": {}, "ema": {}}
         for name, value in tensors.items():
             part, _, key = name.partition("/")
             parts[part][key] = value
-        optimizer: dict[str, dict[str, Tensor]] = {}
+        optimizer: dict[str, Any] = {}
         for name, value in parts["optimizer"].items():
             parameter_name, _, key = name.rpartition("/")
             optimizer.setdefault(parameter_name, {})[key] = value

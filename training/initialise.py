@@ -19,7 +19,8 @@ def _orthogonal_centre(conv: nn.Conv2d) -> None:
     row, column = (size // 2 for size in conv.kernel_size)
     conv.weight.mul_(_KEPT if conv.kernel_size != (1, 1) else 0)
     conv.weight[:, :, row, column] += centre
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
 
 
 def _start_as_identity(network: nn.Module) -> None:
@@ -43,7 +44,7 @@ def initialise_autoencoder(vae: AutoencoderKL) -> None:
     for conv in (vae.encoder.conv_in, vae.decoder.conv_in, vae.quant_conv, vae.post_quant_conv):
         if conv is not None:
             _orthogonal_centre(conv)
-    if vae.quant_conv is not None:
+    if vae.quant_conv is not None and vae.quant_conv.bias is not None:
         channels = vae.config.latent_channels
         vae.quant_conv.weight[channels:] *= 0.1
         vae.quant_conv.bias[channels:] = _LOGVAR

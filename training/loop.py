@@ -145,7 +145,7 @@ class Loop:
         self.wrapped: dict[str, nn.Module] = {}
         self.players: dict[str, Player] = {}
         for name, module in task.players.items():
-            module = module.to(self.accelerator.device, memory_format=torch.channels_last)
+            module = module.to(self.accelerator.device).to(memory_format=torch.channels_last)
             averaged = task.averaged(name) if config.ema_decay else None
             optimizer = make_optimizer(module, config.optimizer)
             self.wrapped[name], prepared = self.accelerator.prepare(module, optimizer)

@@ -24,6 +24,9 @@ class SqueezeNetFeatures(nn.Module):
         path: safetensors file with torchvision's `squeezenet1_0` state dict, or the folder that holds it.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, path: str | Path):
         super().__init__()
         from torchvision.models import squeezenet1_0

@@ -25,7 +25,7 @@ class Latents:
     std: Tensor
 
 
-def digest_of_weights(model: torch.nn.Module) -> str:
+def digest_of_weights(model: AutoencoderKL) -> str:
     """Digest of a model's weights and configuration: another digest means another model."""
     digest = hashlib.blake2b(json.dumps(dict(model.config), sort_keys=True, default=str).encode(), digest_size=16)
     for name, weight in sorted(model.state_dict().items()):

@@ -136,7 +136,7 @@ class Reconstruction(nn.Module):
     def to_frozen(self, device: torch.device) -> None:
         """Moves the perceptual features."""
         for network in self._perceptual:
-            network.to(device, memory_format=torch.channels_last)
+            network.to(device).to(memory_format=torch.channels_last)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of images (B, 3, H, W) in [-1, 1] with posterior noise (B, C, h, w)."""
@@ -296,6 +296,10 @@ def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
     mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
     channels = vae.config.latent_channels
     first, last = vae.quant_conv, vae.post_quant_conv
+    if first is None or first.bias is None or last is None or last.bias is None:
+        raise ValueError(
+            "The autoencoder has no quant_conv or no post_quant_conv, which are to take up the latents' scale."
+        )
     last.bias += (last.weight[:, :, 0, 0] * mean).sum(1)
     last.weight *= std[:, None, None]
     first.bias[:channels] = (first.bias[:channels] - mean) / std

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
-from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from training.config import LoopConfig
 from training.data import DataConfig, Source, draws, open_source, scan, to_tensor
@@ -302,25 +302,23 @@ class TextEncoderTask:
         self.tokenizer.save_pretrained(folder / "clip")
         self.tokenizer.save_pretrained(folder / "tokenizer")
         text_encoder_of(self.clip).save_pretrained(folder / "text_encoder")
-        preprocessing = {"size": self.recipe.image_size, "mean": [0.5] * 3, "std": [0.5] * 3}
+        size = self.recipe.image_size
         (folder / "clip" / "preprocessor_config.json").write_text(
             json.dumps(
                 {
                     "image_processor_type": "CLIPImageProcessor",
-                    "size": {"shortest_edge": preprocessing["size"]},
-                    "crop_size": preprocessing["size"],
-                    "image_mean": preprocessing["mean"],
-                    "image_std": preprocessing["std"],
+                    "size": {"shortest_edge": size},
+                    "crop_size": size,
+                    "image_mean": [0.5] * 3,
+                    "image_std": [0.5] * 3,
                 },
                 indent=2,
             )
         )
 
 
-def text_encoder_of(clip: CLIPModel) -> nn.Module:
+def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
     """The text tower alone, as transformers' `CLIPTextModel`."""
-    from transformers import CLIPTextModel
-
     model = CLIPTextModel(clip.config.text_config)
     own = clip.text_model.state_dict()
     nested = any(key.startswith("text_model.") for key in model.state_dict())

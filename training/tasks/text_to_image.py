@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -102,7 +102,7 @@ class DiffusionConfig:
         if self.timestep_density not in DENSITIES:
             raise ValueError(f"diffusion.timestep_density is {self.timestep_density!r}; choose {', '.join(DENSITIES)}")
 
-    def schedule_keywords(self) -> dict[str, object]:
+    def schedule_keywords(self) -> dict[str, Any]:
         """The keywords that schedule and scheduler share."""
         names = ("beta_schedule", "num_train_timesteps", "beta_start", "beta_end", "rescale_betas_zero_snr")
         return {name: getattr(self, name) for name in names}
@@ -313,17 +313,13 @@ class TextToImageTask:
 
     def preview(self, device: torch.device) -> tuple[Image.Image, dict[str, float]]:
         """The preview prompts as the user's pipeline draws them, seeds 0, 1, 2, ..."""
-        preview, pipe = self.recipe.preview, self.pipeline()
+        pipe = self.pipeline()
         pipe.set_progress_bar_config(disable=True)
-        pictures = [
-            pipe(
-                self.prompts[start : start + 16],
-                seed=start,
-                output_type="pt",
-            ).images
-            for start in range(0, len(self.prompts), 16)
-        ]
-        return sheet(torch.cat(pictures) * 2 - 1, columns=preview.columns), {}
+        pictures: list[Tensor] = []
+        for start in range(0, len(self.prompts), 16):
+            drawn: Any = pipe(self.prompts[start : start + 16], seed=start, output_type="pt")
+            pictures.append(drawn.images)
+        return sheet(torch.cat(pictures) * 2 - 1, columns=self.recipe.preview.columns), {}
 
     def export(self, folder: Path) -> None:
         """Saves the whole pipeline as a diffusers folder."""
