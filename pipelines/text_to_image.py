@@ -100,6 +100,7 @@ class TextToImagePipeline(DiffusionPipeline):
         model: str | Path | None = None,
         *,
         torch_dtype: torch.dtype | str | None = None,
+        dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         variant: str | None = None,
         scheduler: Any = None,
@@ -114,6 +115,7 @@ class TextToImagePipeline(DiffusionPipeline):
         Args:
             model: A folder that diffusers' `save_pretrained` wrote, a Hub id, or None for the bundled model.
             torch_dtype: What to compute in; None takes what this hardware is fast at, see `latentgen.hardware`.
+            dtype: The same, as diffusers calls it now.
             device: Where to compute; None takes the fastest device.
             variant: Which weights of a component to take where it has several, such as "fp16".
             scheduler: Another sampler than the model's own: a name, or an object.
@@ -127,8 +129,10 @@ class TextToImagePipeline(DiffusionPipeline):
             FileNotFoundError: There is no such model, or a file of it is missing.
             ValueError: A file of it is damaged, pickled or of another kind of model; or an option makes no sense.
         """
+        if dtype is not None and torch_dtype is not None:
+            raise ValueError("both dtype and torch_dtype were given; give one of them")
         target = parse_device(device)
-        dtype = parse_dtype(torch_dtype, target)
+        wanted_dtype = parse_dtype(torch_dtype if dtype is None else dtype, target)
         if unknown := sorted(set(components) - set(PARTS)):
             raise TypeError(f"from_pretrained has no option {', '.join(unknown)}; components are {', '.join(PARTS)}")
         named = scheduler if isinstance(scheduler, str) else None
@@ -139,7 +143,7 @@ class TextToImagePipeline(DiffusionPipeline):
         folder = locate(model, variant, HubOptions(revision, cache_dir, token, local_files_only))
         index = read_index(folder)
         generation = stated_generation(index)
-        parts = load_parts(folder, index, dtype, variant, components)
+        parts = load_parts(folder, index, wanted_dtype, variant, components)
         parts["scheduler"] = make_scheduler(named, parts["scheduler"])
         pipe = cls(**parts, generation=generation)
         pipe.register_to_config(_name_or_path=str(model or folder))

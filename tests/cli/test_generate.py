@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -177,14 +176,21 @@ def test_a_picture_that_cannot_be_finished_leaves_nothing(tmp_path) -> None:
 
 
 def test_ctrl_c_is_quiet_and_leaves_no_file(generate, tmp_path) -> None:
-    # As the terminal does it: a signal to this process while it loads or draws.
-    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    asked = []
+
+    def interrupt(module: torch.nn.Module, _: object) -> None:
+        asked.append(isinstance(module, latentgen.UNet2DConditionModel))
+        if sum(asked) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    # As the terminal does it: a signal to this process while it draws.
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(interrupt)
     try:
-        status, lines, err = generate(APPLE, "--out", "a.png", "--steps", 900, "--num-images", 50)
+        status, lines, err = generate(APPLE, "--out", "a.png", "--steps", 900)
     finally:
-        timer.cancel()
+        handle.remove()
     assert (status, lines) == (130, [])
+    assert "2/900" in err
     assert "Traceback" not in err
     assert "error" not in err
     assert not list(tmp_path.iterdir())

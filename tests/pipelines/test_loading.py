@@ -166,6 +166,9 @@ def test_options_of_loading(tiny_folder) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             load(tiny_folder, **options)
+    assert load(tiny_folder, torch_dtype=None, dtype="fp16").dtype == torch.float16
+    with pytest.raises(ValueError, match="both dtype and torch_dtype"):
+        load(tiny_folder, dtype="fp16")
     with pytest.raises(TypeError, match="no option unett"):
         load(tiny_folder, unett=None)
 
