@@ -3,13 +3,14 @@
     python scripts/train_all.py training/recipes/shapes
     python scripts/train_all.py training/recipes/emoji --data PATH_OF_THE_EMOJI_DATA --teacher PATH_OF_ALL_MINILM_L6_V2
 
-Run it again to go on after an interruption: finished stages are kept, the stage that was cut off resumes. Settings after
-`--` go to one stage each, such as `-- text-to-image:--loop.steps=100 autoencoder:--loop.batch_size=16`.
+Run it again to go on after an interruption: finished stages are kept, the stage that was cut off resumes. Settings for
+single stages follow, such as `text-to-image:--loop.steps=100 autoencoder:--loop.batch_size=16`.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="folder of all runs; left out, runs/ and the recipe folder's name")
     parser.add_argument("--device", choices=["auto", "cpu"], default="auto", help="cpu leaves a GPU alone")
     parser.add_argument("settings", nargs="*", help="stage:--setting=value")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     given.output = given.output or Path("runs") / given.recipes.name
     for stage in STAGES:
         if not recipe(given.recipes, stage).is_file():
@@ -65,11 +66,8 @@ def command(stage: str, given: argparse.Namespace) -> list[str]:
 def main() -> int:
     """Runs what is not finished yet; returns the exit status of the stage that failed, or 0."""
     given = arguments()
-    environment = None
-    if given.device == "cpu":
-        import os
-
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    on_cpu = {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    environment = os.environ | (on_cpu if given.device == "cpu" else {})
     for stage in STAGES:
         if (given.output / stage / "model").is_dir():
             print(f"{stage}: finished before, kept", flush=True)

@@ -1,0 +1,93 @@
+"""From no model at all to a picture, by the commands that a user types."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+RECIPES = {
+    "text_encoder": """
+data: {path: shapes, resolution: 32, length: 40}
+image_size: 16
+patch_size: 8
+vocabulary_size: 600
+projection_dim: 16
+text: {hidden_size: 16, layers: 1, heads: 1}
+vision: {hidden_size: 16, layers: 1, heads: 1}
+loop: {steps: 2, batch_size: 8, sample_every: 0}
+""",
+    "autoencoder": """
+data: {path: shapes, resolution: 32, length: 40}
+model: {block_out_channels: [8, 16], latent_channels: 4, norm_num_groups: 4}
+loop: {steps: 2, batch_size: 4, sample_every: 0}
+""",
+    "text_to_image": """
+vae: will be given
+text_encoder: will be given
+data: {path: shapes, resolution: 32, length: 40}
+model: {block_out_channels: [8, 16], attention: [false, true], attention_heads: [1, 1], norm_num_groups: 4}
+preview: {num_inference_steps: 3, guidance_scale: 2.0}
+save_dtype: float16
+loop: {steps: 2, batch_size: 8, sample_every: 0}
+""",
+}
+
+
+def run(*command: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("recipes")
+    for name, text in RECIPES.items():
+        (folder / f"{name}.yaml").write_text(text)
+    words = ["scripts/train_all.py", str(folder), "--output", str(folder / "out"), "--device=cpu"]
+    words += ["autoencoder:--loss.edges=0.5"]
+    done = run(*words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "edges: 0.5" in (folder / "out" / "autoencoder" / "recipe.yaml").read_text()
+    again = run(*words)
+    assert again.stdout.count("finished before") == 3
+    return folder / "out" / "text-to-image" / "model"
+
+
+def test_the_trained_model_draws_from_the_command_line(trained, tmp_path):
+    picture = tmp_path / "picture.png"
+    done = run("-m", "latentgen", "generate", "a red circle", "--model", str(trained), "--seed=7", f"--out={picture}")
+    assert done.returncode == 0, done.stderr
+    assert Image.open(picture).size == (32, 32)
+    refused = run("-m", "latentgen", "generate", "a red circle", "--model", str(trained), f"--out={picture}")
+    assert refused.returncode == 2
+    assert "--overwrite" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_diffusers_draws_the_same_picture(trained):
+    from diffusers import StableDiffusionPipeline
+
+    from latentgen import TextToImagePipeline
+
+    settings = {"num_inference_steps": 5, "guidance_scale": 3.0, "output_type": "np"}
+    latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    ours = TextToImagePipeline.from_pretrained(trained, torch_dtype=torch.float32)
+    theirs = StableDiffusionPipeline.from_pretrained(trained, torch_dtype=torch.float32)
+    prompts = ["a red circle", "two blue stars"]
+    a, b = (pipe(prompts, latents=latents, **settings).images for pipe in (ours, theirs))
+    assert np.abs(a - b).max() < 1e-3
+    assert ours.generation.num_inference_steps == 3
+
+
+def test_a_folder_without_recipes_is_refused(tmp_path):
+    done = run("scripts/train_all.py", str(tmp_path))
+    assert done.returncode == 2
+    assert "no folder of recipes" in done.stderr
