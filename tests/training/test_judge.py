@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -152,9 +153,10 @@ def test_one_recipe_and_data_are_trained_once(emoji_tables: Path, tmp_path: Path
         ("--attributes={colour: 1.0}", "column colour"),
     ],
 )
-def test_bad_settings_are_refused(setting: str, says: str, emoji_tables: Path, tmp_path: Path) -> None:
-    with pytest.raises((ValueError, SystemExit), match=rf"{says}|2"):
+def test_bad_settings_are_refused(setting: str, says: str, emoji_tables: Path, tmp_path: Path, capsys) -> None:
+    with pytest.raises((ValueError, SystemExit)) as raised:
         train("judge", [*TINY, setting, f"--data.path={emoji_tables}", f"--output={tmp_path}"])
+    assert re.search(says, f"{raised.value} {capsys.readouterr().err}")
 
 
 def test_weights_of_another_network_are_refused(emoji_tables: Path, tmp_path: Path) -> None:

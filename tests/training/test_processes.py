@@ -20,7 +20,11 @@ def launch(processes: int, task: str, arguments: list[str]) -> None:
     launcher += ["--dynamo_backend=no", f"--num_processes={processes}", "--main_process_port=0"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*launcher, "-m", "training.command", task, *arguments], env=environment, capture_output=True, text=True, cwd=ROOT
+        [*launcher, "-m", "training.command", task, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -36,4 +40,6 @@ def test_two_processes_take_the_steps_of_one(task, tiny, tmp_path):
         weights.append(load_file(folder / "checkpoints" / "step-00000003" / f"{PLAYER[task]}.safetensors"))
     assert weights[0].keys() == weights[1].keys()
     for name, one in weights[0].items():
-        torch.testing.assert_close(one, weights[1][name], rtol=2e-4, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            one, weights[1][name], rtol=2e-4, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, BertConfig, BertModel, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from training.command import train
-from training.tasks.text_encoder import Contrast, Teacher, TeacherConfig, TextEncoderRecipe, make_clip, text_encoder_of
+from training.tasks.text_encoder import (
+    Contrast,
+    Teacher,
+    TeacherConfig,
+    TextEncoderRecipe,
+    embed_as_teacher,
+    make_clip,
+    text_encoder_of,
+)
 from training.vocabulary import build_tokenizer
 
 CAPTIONS = [
@@ -128,6 +136,23 @@ def test_tower_learns_from_its_teacher(tiny, sentence_encoder, tmp_path):
     ]
     assert cosines[-1] > cosines[0] + 0.2
     assert all(math.isfinite(c) for c in cosines)
+
+
+def test_word_embeddings_start_as_near_as_the_teachers(sentence_encoder, tokenizer):
+    """Cosines between words are the teacher's where no component is cut off."""
+    teacher = Teacher(str(sentence_encoder))
+    clip = make_clip(TextEncoderRecipe(image_size=16, projection_dim=16), tokenizer)
+    before = clip.text_model.embeddings.token_embedding.weight.clone()
+    embed_as_teacher(clip, tokenizer, teacher)
+    table = clip.text_model.embeddings.token_embedding.weight.detach()
+    words = ["large", "small", "red", "blue", "ring", "star"]
+    numbers = [tokenizer(word).input_ids[1] for word in words]
+    changed = (table[numbers] - before[numbers]).abs().sum(0) > 0
+    ours = torch.nn.functional.normalize(table[numbers][:, changed], dim=1)
+    vocabulary = [t.removesuffix("</w>") for t in tokenizer.get_vocab() if t.endswith("</w>") and t[:-4].isalpha()]
+    everything = teacher([t for t in vocabulary if t.isascii() and len(t) > 1])
+    theirs = torch.nn.functional.normalize(teacher(words) - everything.mean(0), dim=1)
+    torch.testing.assert_close(ours @ ours.T, theirs @ theirs.T, atol=1e-3, rtol=0)
 
 
 def test_a_missing_teacher_is_named(tiny, tmp_path):

@@ -19,7 +19,7 @@ from training.data import DataConfig, Source, draws, open_source, scan, to_tenso
 from training.data.held_out import held_out_source
 from training.data.order import row_of_sample
 from training.loop import Batch
-from training.vocabulary import build_tokenizer
+from training.vocabulary import WORD_END, build_tokenizer
 
 
 @dataclass
@@ -185,6 +185,28 @@ class Teacher:
         return (states * mask).sum(1) / mask.sum(1)
 
 
+@torch.no_grad()
+def embed_as_teacher(clip: CLIPModel, tokenizer: CLIPTokenizer, teacher: Teacher) -> None:
+    """Starts the embeddings of tokens that are whole words from the teacher's, by their principal components.
+
+    So words that are near in meaning are near from the first step. Mean and deviation stay those of random embeddings.
+    """
+    table = clip.text_model.embeddings.token_embedding.weight
+    words = {token.removesuffix(WORD_END): number for token, number in tokenizer.get_vocab().items() if _is_word(token)}
+    texts = list(words)
+    known = torch.cat([teacher(texts[start : start + 256]) for start in range(0, len(texts), 256)])
+    known = known - known.mean(0)
+    _, _, directions = torch.linalg.svd(known, full_matrices=False)
+    components = known @ directions[: table.shape[1]].T
+    width = components.shape[1]
+    table[list(words.values()), :width] = components * (table.std() / components.std())
+
+
+def _is_word(token: str) -> bool:
+    word = token.removesuffix(WORD_END)
+    return word != token and len(word) > 1 and word.isascii() and word.isalpha()
+
+
 class CaptionedPictures(Dataset):
     """Sample number -> picture, one of its row's captions, and words of the teacher's vocabulary."""
 
@@ -226,6 +248,8 @@ class TextEncoderTask:
         self.tokenizer = self._tokenizer()
         torch.manual_seed(recipe.loop.seed)
         self.clip = make_clip(recipe, self.tokenizer)
+        if self.teacher:
+            embed_as_teacher(self.clip, self.tokenizer, self.teacher)
         size = self.teacher.model.config.hidden_size if self.teacher else 0
         self.players: dict[str, nn.Module] = {"clip": Contrast(self.clip, recipe.teacher, size)}
 
@@ -238,11 +262,14 @@ class TextEncoderTask:
         return build_tokenizer(self._texts(), recipe.vocabulary_size, recipe.context_length)
 
     def _texts(self) -> Iterator[str]:
-        """Captions in several wordings, so that their words become tokens, and each of the teacher's words once."""
+        """Captions in several wordings, to make their words tokens, and the teacher's words, common ones twice."""
         for row in self.rows:
             yield self.source.caption(row)
             yield self.source.caption(row, draws(self.recipe.loop.seed, "vocabulary", row))
-        yield from self.teacher.words if self.teacher else ()
+        if self.teacher:
+            yield from self.teacher.words
+            # A WordPiece vocabulary lists common words first.
+            yield from self.teacher.words[: len(self.teacher.words) // 2]
 
     def averaged(self, player: str) -> nn.Module | None:
         """All of CLIP is averaged."""
