@@ -6,9 +6,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import diffusers
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from training.vocabulary import build_tokenizer
@@ -121,3 +123,52 @@ class _seeded:
 
     def __exit__(self, *error: object) -> None:
         self.fork.__exit__(*error)
+
+
+def _emoji_picture(shape: int, style: str, colour: str) -> Image.Image:
+    """One of five shapes, flat on white in the first style and outlined in the second."""
+    picture = Image.new("RGB", (32, 32), "white")
+    pen = ImageDraw.Draw(picture)
+    outline = {"fill": colour} if style == "twemoji" else {"fill": colour, "outline": "black", "width": 3}
+    draw = (
+        lambda: pen.ellipse((4, 4, 27, 27), **outline),
+        lambda: pen.rectangle((6, 6, 25, 25), **outline),
+        lambda: pen.polygon([(16, 3), (29, 28), (3, 28)], **outline),
+        lambda: pen.rectangle((13, 2, 18, 29), **outline),
+        lambda: pen.rectangle((2, 13, 29, 18), **outline),
+    )
+    draw[shape]()
+    return picture
+
+
+@pytest.fixture(scope="session")
+def emoji_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like that of the emoji data: five concepts, two of them with skin tones, in two styles, 32x32 pixels.
+
+    Training lacks "square" in twemoji (pair), "row" in both styles (concept) and the dark disc of noto (tone).
+    """
+    names = ("disc", "square", "triangle", "column", "row")
+    colours = {"none": "#ffcc22", "light": "#f7dece", "dark": "#5c4033"}
+    lacking = {("square", "twemoji"): "pair", ("row", "noto"): "concept", ("row", "twemoji"): "concept"}
+    rows = []
+    for shape, name in enumerate(names):
+        for style in ("noto", "twemoji"):
+            for tone in colours if shape < 2 else ("none",):
+                kind = lacking.get((name, style), "train")
+                rows.append(
+                    {
+                        "id": f"{name}-{tone}_{style}",
+                        "concept": f"c{shape}",
+                        "skin_tone": tone,
+                        "name": name if tone == "none" else f"{name}: {tone} skin tone",
+                        "keywords": [name, "shape"],
+                        "style": style,
+                        "split_kind": "tone" if (name, style, tone) == ("disc", "noto", "dark") else kind,
+                        "image": _emoji_picture(shape, style, colours[tone]),
+                    }
+                )
+    folder = tmp_path_factory.mktemp("emoji")
+    for split in ("train", "validation"):
+        part = datasets.Dataset.from_list([row for row in rows if (row["split_kind"] == "train") == (split == "train")])
+        part.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return folder
