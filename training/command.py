@@ -27,13 +27,13 @@ def train(task_name: str, argv: Sequence[str]) -> Path:
     Raises:
         ValueError, OSError: bad settings or data, before any long work.
         FloatingPointError: the loss is no longer a number.
-        SystemExit: jsonargparse's own errors (unknown key, wrong type), status 2.
+        argparse.ArgumentError: an unknown key or a wrong type in the recipe or the arguments.
     """
     from jsonargparse import ArgumentParser
 
     module, recipe_name, class_name = TASKS[task_name]
     tasks = import_module(module)
-    parser = ArgumentParser(prog=f"latentgen train {task_name}", description=tasks.__doc__, exit_on_error=True)
+    parser = ArgumentParser(prog=f"latentgen train {task_name}", description=tasks.__doc__, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a recipe: YAML with any of the settings below")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the output folder")
     recipe_class = getattr(tasks, recipe_name)

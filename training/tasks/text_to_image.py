@@ -300,6 +300,8 @@ class TextToImageTask:
             timestep_spacing="trailing",
             clip_sample=False,
             set_alpha_to_one=True,
+            # diffusers forces this when it opens a folder; trailing spacing has no use for it.
+            steps_offset=1,
             **config.schedule_keywords(),
         )
         return TextToImagePipeline(
