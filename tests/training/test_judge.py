@@ -26,6 +26,7 @@ TINY = [
     "--model.blocks=[1,1]",
     "--held_out_share=0.2",
     "--loop.batch_size=16",
+    "--loop.threads=1",
     "--loop.mixed_precision=no",
     "--loop.sample_every=0",
     "--loop.optimizer.learning_rate=0.01",
