@@ -197,7 +197,8 @@ class Loop:
         """One optimizer step of every active player on one batch; returns the means of what they log."""
         rate = learning_rate(self.config.optimizer, step, self.config.steps)
         torch.manual_seed(int(np.random.SeedSequence([self.config.seed, step]).generate_state(1)[0]))
-        parts = [self.task.prepare(next(batches), step) for _ in range(self.config.gradient_accumulation)]
+        with self.accelerator.autocast():
+            parts = [self.task.prepare(next(batches), step) for _ in range(self.config.gradient_accumulation)]
         scalars: dict[str, float] = {"learning_rate": rate}
         for name, player in self.players.items():
             if self.task.is_active(name, step):

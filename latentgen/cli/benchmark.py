@@ -115,7 +115,7 @@ def _generate(options: argparse.Namespace, device: torch.device, dtype: torch.dt
 
     prompts = inputs.prompt_list([options.prompt] * options.batch_size)
     scheduler = scheduler_class(options.scheduler)
-    ours = TextToImagePipeline.from_pretrained(
+    ours: Any = TextToImagePipeline.from_pretrained(
         options.model, torch_dtype=dtype, device=device, scheduler=options.scheduler
     )
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(options.model, torch_dtype=dtype, **_NO_CHECKER)
@@ -180,7 +180,7 @@ def _networks(options: argparse.Namespace, device: torch.device, dtype: torch.dt
     return results
 
 
-def _unet_example(unet: nn.Module, batch: int, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Callable]:
+def _unet_example(unet: Any, batch: int, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Callable]:
     config, tokens = unet.config, 77
     side = config.sample_size
     sample = torch.randn(batch, config.in_channels, side, side, generator=generator)
@@ -189,7 +189,7 @@ def _unet_example(unet: nn.Module, batch: int, generator: torch.Generator) -> tu
     return (sample, timesteps, text), lambda network, *given: network(*given).sample
 
 
-def _vae_example(vae: nn.Module, batch: int, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Callable]:
+def _vae_example(vae: Any, batch: int, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Callable]:
     side = vae.config.sample_size
     pictures = torch.rand(batch, vae.config.in_channels, side, side, generator=generator) * 2 - 1
     return (pictures,), lambda network, *given: network(*given).sample

@@ -13,8 +13,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -99,7 +101,8 @@ def _work(options: argparse.Namespace) -> None:
         print(options.sheet)
     if options.json:
         ids = [source.id(row) for row in range(len(source))]
-        report = {name: asdict(mean) for name, mean in means.items()} | {"pictures_per_second": per_second}
+        report: dict[str, Any] = {name: asdict(mean) for name, mean in means.items()}
+        report["pictures_per_second"] = per_second
         report |= {"pictures": [dict(zip(("id", *figures), one)) for one in zip(ids, *figures.values())]}
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
@@ -134,7 +137,7 @@ def rebuild(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     return vae.decode(vae.encode(given).latent_dist.mode()).sample.float().clamp(-1, 1).cpu()
 
 
-def rebuilt_sheet(pairs: Sequence[tuple[Tensor, Tensor]], columns: int = 8) -> object:
+def rebuilt_sheet(pairs: Sequence[tuple[Tensor, Tensor]], columns: int = 8) -> Image.Image:
     """Pictures in rows of `columns`, each row above what was made of it."""
     columns = min(columns, len(pairs))
     rows = []

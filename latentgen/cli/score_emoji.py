@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--judge", type=Path, help="folder of a finished judge; default: that of this data in --judges, or a new one")
     add("--judges", type=Path, default=Path("runs/judge"), help="where trained judges are kept; default runs/judge")
     add("--judge-recipe", type=Path, default=RECIPE, help="how the judge is trained")
+    add("--judge-init", help="ImageNet weights that it starts from, as safetensors; default: torchvision's, fetched")
     add("--judge-only", action="store_true", help="train the judge and print its accuracy; draw nothing")
     add("--sheet-pictures", type=int, default=96, help="pictures on each sheet; default 96")
     add("--threads", type=int, help="CPU threads")
@@ -228,7 +229,8 @@ def score(options: argparse.Namespace) -> None:
     )
     data = open_data(options.data)
     artist = None if options.judge_only else Studio(options)
-    folder = options.judge or trained_judge(options.judge_recipe, options.data, options.judges)
+    init = [f"--model.init={options.judge_init}"] if options.judge_init else []
+    folder = options.judge or trained_judge(options.judge_recipe, options.data, options.judges, init)
     judge = Judge.load(folder)
     if absent := set(ATTRIBUTES) - set(judge.config.labels):
         raise ValueError(f"the judge in {folder} does not tell {', '.join(sorted(absent))}; train one on this data")
@@ -271,7 +273,7 @@ def _score_split(
     print("", *texts, sep="\n\n", flush=True)
     report["splits"][split] = _plain({"compared": columns, "drawn": styles})
     names = {row[CONCEPT]: row["name"] for row in reversed(data.rows) if row[TONE] == scoring.NO_TONE}
-    tiles = []
+    tiles: list[sheets.Tile] = []
     for index, case, verdict, real, picture in zip(chosen, cases, verdicts, of_real, drawn, strict=True):
         report["cases"].append(
             {

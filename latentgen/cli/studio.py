@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from tqdm.auto import tqdm
@@ -44,7 +45,7 @@ def check_arguments(options: argparse.Namespace) -> None:
     inputs.whole("--seed", options.seed, least=0)
 
 
-def _call(options: argparse.Namespace) -> dict[str, float | int | None]:
+def _call(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "num_inference_steps": options.steps,
         "guidance_scale": options.guidance_scale,
@@ -104,12 +105,10 @@ class Studio:
                 batch = missing[start : start + self.options.batch_size]
                 seeds = [lot(self.options.seed, names[index]) >> 32 for index in batch]
                 started = time.perf_counter()
-                pictures = self.pipe(
-                    [prompts[index] for index in batch], seed=seeds, show_progress=False, **self.call
-                ).images
+                made: Any = self.pipe([prompts[index] for index in batch], seed=seeds, show_progress=False, **self.call)
                 self.seconds += time.perf_counter() - started
                 self.drawn += len(batch)
-                for index, picture in zip(batch, pictures, strict=True):
+                for index, picture in zip(batch, made.images, strict=True):
                     part = places[index].with_suffix(".part")
                     picture.save(part, format="PNG")
                     part.replace(places[index])

@@ -23,6 +23,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _TOP = 5  # labels of each attribute that a verdict keeps
 # The statistics of ImageNet, as torchvision's classifiers expect them.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SURFACE_WIDTH = 128
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,13 @@ class JudgeConfig:
         widths: Channels of each level of a residual trunk; each level after the first halves the size.
         blocks: Residual blocks of each of its levels.
         resolution: Side of the pictures that it sees, in pixels; others are scaled to it.
-        dropout: Share of the features that training hides from the heads.
+        dropout: Share of the deep features that training hides.
+        surface: Attributes that are read from early features, such as style: where the deepest features name the
+            thing that is shown, a network learns that a thing which it met in three styles is never in the fourth.
     """
 
     labels: Mapping[str, tuple[str, ...]]
+    surface: tuple[str, ...] = ()
     trunk: str = "residual"
     widths: tuple[int, ...] = (24, 64, 128, 256)
     blocks: tuple[int, ...] = (1, 1, 1, 1)
@@ -52,6 +56,8 @@ class JudgeConfig:
             raise ValueError("a judge needs attributes with at least two labels each; the data has fewer")
         if not self.widths or len(self.widths) != len(self.blocks) or min(*self.widths, *self.blocks) < 1:
             raise ValueError(f"widths {self.widths} and blocks {self.blocks}; expected one number of each a level")
+        if unknown := set(self.surface) - set(self.labels):
+            raise ValueError(f"surface names {', '.join(sorted(unknown))}; expected some of {', '.join(self.labels)}")
         if self.resolution < 16 or not 0 <= self.dropout < 1:
             raise ValueError(f"resolution {self.resolution}, dropout {self.dropout}; expected at least 16, and [0, 1)")
 
@@ -83,24 +89,33 @@ class _Block(nn.Module):
         return past + self.conv2(F.relu(self.norm2(self.conv1(h))))
 
 
-class _Residual(nn.Sequential):
-    """Pre-activation residual trunk: (B, 3, H, W) to (B, widths[-1], H/16, W/16) with four levels."""
+class _Residual(nn.Module):
+    """Pre-activation residual trunk."""
 
     def __init__(self, config: JudgeConfig) -> None:
+        super().__init__()
         widths = config.widths
-        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, 2, padding=1, bias=False)]
+        self.stem = nn.Conv2d(3, widths[0], 3, 2, padding=1, bias=False)
+        levels = []
         for level, (inputs, outputs) in enumerate(zip([widths[0], *widths], widths, strict=False)):
-            for number in range(config.blocks[level]):
-                first = number == 0
-                layers.append(_Block(inputs if first else outputs, outputs, 2 if first and level else 1))
-        super().__init__(*layers, nn.BatchNorm2d(widths[-1]), nn.ReLU())
-        self.width = widths[-1]
+            first = _Block(inputs, outputs, 2 if level else 1)
+            levels.append(nn.Sequential(first, *(_Block(outputs, outputs, 1) for _ in range(config.blocks[level] - 1))))
+        self.early, self.late = nn.Sequential(*levels[:2]), nn.Sequential(*levels[2:])
+        self.norm = nn.BatchNorm2d(widths[-1])
+        self.widths = widths[: len(self.early)][-1], widths[-1]
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        early = self.early(self.stem(pictures))
+        return early, F.relu(self.norm(self.late(early)))
 
 
 class _SqueezeNet(nn.Module):
     """SqueezeNet 1.0 (arXiv 1602.07360) without its classifier; it may start from ImageNet's weights."""
 
-    width = 512
+    widths = 256, 512
+    mean: Tensor
+    std: Tensor
+    _EARLY = 6  # layers up to the second pooling
 
     def __init__(self, config: JudgeConfig) -> None:
         super().__init__()
@@ -110,15 +125,17 @@ class _SqueezeNet(nn.Module):
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.features(((pictures + 1) / 2 - self.mean) / self.std)
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        early = self.features[: self._EARLY](((pictures + 1) / 2 - self.mean) / self.std)
+        return early, self.features[self._EARLY :](early)
 
 
-TRUNKS = {"residual": _Residual, "squeezenet": _SqueezeNet}
+# Each gives early and deep features, (B, C, h, w), of `widths` channels.
+TRUNKS: dict[str, type[_Residual | _SqueezeNet]] = {"residual": _Residual, "squeezenet": _SqueezeNet}
 
 
 class Judge(nn.Module):
-    """A trunk, the mean over its positions, and one linear head for each attribute.
+    """A trunk, its features pooled over all places, and one head for each attribute.
 
     Args:
         config: Its structure and labels.
@@ -128,16 +145,24 @@ class Judge(nn.Module):
     def __init__(self, config: JudgeConfig, notes: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.config, self.notes = config, dict(notes or {})
-        self.trunk = TRUNKS[config.trunk](config)
-        self.norm = nn.BatchNorm1d(self.trunk.width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.heads = nn.ModuleDict({name: nn.Linear(self.trunk.width, len(of)) for name, of in config.labels.items()})
+        self.trunk: _Residual | _SqueezeNet = TRUNKS[config.trunk](config)
+        early, deep = self.trunk.widths
+        self.heads = nn.ModuleDict()
+        for name, labels in config.labels.items():
+            if name in config.surface:
+                hidden = nn.Linear(2 * early, _SURFACE_WIDTH)
+                head = [nn.BatchNorm1d(2 * early), hidden, nn.ReLU(), nn.Linear(_SURFACE_WIDTH, len(labels))]
+            else:
+                head = [nn.BatchNorm1d(deep), nn.Dropout(config.dropout), nn.Linear(deep, len(labels))]
+            self.heads[name] = nn.Sequential(*head)
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         """Logits (B, labels) of each attribute for pictures (B, 3, H, W) in [-1, 1]."""
         pictures = shrink(pictures, self.config.resolution).contiguous(memory_format=torch.channels_last)
-        features = self.dropout(self.norm(self.trunk(pictures).mean((2, 3))))
-        return {name: head(features) for name, head in self.heads.items()}
+        early, deep = self.trunk(pictures)
+        surface = torch.cat([early.mean((2, 3)), early.amax((2, 3))], 1)
+        pooled = deep.mean((2, 3))
+        return {name: head(surface if name in self.config.surface else pooled) for name, head in self.heads.items()}
 
     @torch.no_grad()
     def look(self, pictures: Tensor, batch_size: int = 64) -> list[Verdict]:
@@ -192,7 +217,9 @@ class Judge(nn.Module):
                 raise FileNotFoundError(f"{folder / name} is missing; expected the folder of a judge, or leave it out")
         try:
             described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-            settings = {k: tuple(v) if isinstance(v, list) else v for k, v in described["judge"].items()}
+            settings: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in described["judge"].items()
+            }
             settings["labels"] = {name: tuple(labels) for name, labels in settings["labels"].items()}
             judge = cls(JudgeConfig(**settings), described["notes"])
             judge.load_state_dict(load_file(folder / WEIGHTS))

@@ -74,7 +74,7 @@ def _fitted(picture: Image.Image, side: int) -> Image.Image:
     return square
 
 
-def _wrapped(lines: Sequence[Line], width: int, font: ImageFont.FreeTypeFont) -> list[Line]:
+def _wrapped(lines: Sequence[Line], width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[Line]:
     wrapped = []
     for line in lines:
         rows: list[str] = [""]
@@ -90,7 +90,7 @@ def _wrapped(lines: Sequence[Line], width: int, font: ImageFont.FreeTypeFont) ->
     return wrapped
 
 
-def _cut(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+def _cut(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     while len(text) > 4 and font.getlength(text) > width:
         text = f"{text.removesuffix('...').rstrip()[:-1]}..."
     return text

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latentgen.models.attention import merge_heads, sdpa, split_heads
 from latentgen.models.resnet import activation
 
 _MAX_PERIOD = 10000
@@ -75,3 +76,60 @@ class TimestepEmbedding(nn.Module):
                 raise ValueError("timestep_cond was given, but time_cond_proj_dim is None in the model's configuration")
             x = x + self.cond_proj(condition)
         return self.post_act(self.linear_2(self.act(self.linear_1(x))))
+
+
+class AttentionPooling(nn.Module):
+    """One token for many: the mean of the tokens asks, the mean and all of them answer (CLIP's, arXiv 2103.00020).
+
+    Args:
+        channels: Size of a token.
+        heads: Number of attention heads.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        # Marks the mean, so that it can be told from the tokens.
+        self.positional_embedding = nn.Parameter(torch.randn(1, channels) * channels**-0.5)
+        self.k_proj = nn.Linear(channels, channels)
+        self.q_proj = nn.Linear(channels, channels)
+        self.v_proj = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L, channels) -> (B, channels)."""
+        mean = tokens.mean(1, keepdim=True) + self.positional_embedding
+        tokens = torch.cat([mean, tokens], dim=1)
+        query, key, value = (
+            split_heads(layer(x), self.heads)
+            for layer, x in ((self.q_proj, mean), (self.k_proj, tokens), (self.v_proj, tokens))
+        )
+        return merge_heads(sdpa(query, key, value, None))[:, 0]
+
+
+class TextTimeEmbedding(nn.Module):
+    """A whole prompt as one vector that is added to the timestep's, as in DeepFloyd IF.
+
+    Args:
+        in_channels: Size of a text token.
+        out_channels: Size of the timestep's embedding.
+        heads: Heads of the attention that pools the tokens.
+
+    Raises:
+        ValueError: `heads` does not divide `in_channels`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or in_channels % heads:
+            raise ValueError(
+                f"addition_embed_type_num_heads={heads!r} does not divide the {in_channels} channels of a text token; "
+                "choose a divisor of it"
+            )
+        self.norm1 = nn.LayerNorm(in_channels)
+        self.pool = AttentionPooling(in_channels, heads)
+        self.proj = nn.Linear(in_channels, out_channels)
+        self.norm2 = nn.LayerNorm(out_channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L, in_channels) -> (B, out_channels)."""
+        return self.norm2(self.proj(self.pool(self.norm1(tokens))))

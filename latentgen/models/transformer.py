@@ -24,10 +24,12 @@ class TextProjections:
     Attributes:
         keys_values: For each layer its keys and values, each (B, heads, L, D).
         bias: Added to the scores, (B, 1, 1, L); None where every token counts.
+        pooled: What the prompt adds to the timestep embedding, (B, T); None where it adds nothing.
     """
 
     keys_values: Sequence[tuple[Tensor, Tensor]]
     bias: Tensor | None = None
+    pooled: Tensor | None = None
 
 
 @dataclass(frozen=True)

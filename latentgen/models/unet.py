@@ -14,7 +14,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from latentgen.models.base import StrictModel, required, supported
-from latentgen.models.embeddings import TimestepEmbedding, Timesteps
+from latentgen.models.embeddings import TextTimeEmbedding, TimestepEmbedding, Timesteps
 from latentgen.models.resnet import activation
 from latentgen.models.transformer import TextAttention, TextProjections
 from latentgen.models.unet_blocks import build_levels
@@ -32,8 +32,7 @@ _ONLY = {
     "attention_type": ("default",),
     "mid_block_only_cross_attention": (None, False),
     "cross_attention_norm": (None,),
-    "addition_embed_type_num_heads": (64,),
-    "addition_embed_type": (None, "text_time"),
+    "addition_embed_type": (None, "text", "text_time"),
     "encoder_hid_dim_type": (None, "text_proj"),
     "class_embed_type": (None, "timestep", "identity", "projection", "simple_projection"),
 }
@@ -82,7 +81,7 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         use_linear_projection: Transformers are entered and left by linear layers, not by 1x1 convolutions.
         class_embed_type: None, "timestep", "identity", "projection" or "simple_projection".
         addition_embed_type: "text_time" adds pooled text and sizes to the timestep embedding (section 2.2 of
-            arXiv 2307.01952).
+            arXiv 2307.01952); "text" adds the text tokens, pooled here (DeepFloyd IF).
         addition_time_embed_dim: Size of the embedding of one such number.
         num_class_embeds: Number of classes, where `class_embed_type` is None.
         upcast_attention: Scores in float32; here they always are.
@@ -101,7 +100,7 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         class_embeddings_concat: The class embedding is appended to the timestep's, not added.
         mid_block_only_cross_attention: Must be None or False.
         cross_attention_norm: Must be None.
-        addition_embed_type_num_heads: Must be 64, its default.
+        addition_embed_type_num_heads: Heads of the attention that pools the tokens for "text"; else 64, its default.
 
     Raises:
         ValueError: A value that is not supported, or that contradicts another.
@@ -180,7 +179,14 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         if addition_embed_type == "text_time":
             required(config, "addition_time_embed_dim", "projection_class_embeddings_input_dim")
             self.add_time_proj = Timesteps(config.addition_time_embed_dim, flip_sin_to_cos, freq_shift)
-            self.add_embedding = TimestepEmbedding(config.projection_class_embeddings_input_dim, temb_channels)
+            self.add_embedding: nn.Module = TimestepEmbedding(
+                config.projection_class_embeddings_input_dim, temb_channels
+            )
+        elif addition_embed_type == "text":
+            tokens = encoder_hid_dim or _one_value("cross_attention_dim", cross_attention_dim)
+            self.add_embedding = TextTimeEmbedding(tokens, temb_channels, addition_embed_type_num_heads)
+        if addition_embed_type != "text":
+            supported("addition_embed_type_num_heads", addition_embed_type_num_heads, (64,))
         self.encoder_hid_proj = None
         if encoder_hid_dim is not None:
             self.register_to_config(encoder_hid_dim_type="text_proj")
@@ -201,7 +207,7 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
 
     @apply_forward_hook
     def project_text(self, embeddings: Tensor, mask: Tensor | None = None) -> TextProjections:
-        """Compute the keys and values of a prompt for all layers, so that sampling need not at every step.
+        """Compute what depends on the prompt alone, its keys and values first, so that sampling need not at every step.
 
         Args:
             embeddings: The text encoder's tokens, (B, L, E).
@@ -210,12 +216,13 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         Returns:
             A value for forward's `encoder_hidden_states`.
         """
+        pooled = self.add_embedding(embeddings) if self.config.addition_embed_type == "text" else None
         if self.encoder_hid_proj is not None:
             embeddings = self.encoder_hid_proj(embeddings)
         bias = None
         if mask is not None:
             bias = ((1 - mask.to(embeddings.dtype)) * _MASKED)[:, None, None, :]  # (B, L) -> (B, 1, 1, L)
-        return TextProjections([layer.project(embeddings) for layer in self._text_layers], bias)
+        return TextProjections([layer.project(embeddings) for layer in self._text_layers], bias, pooled)
 
     def forward(
         self,
@@ -264,10 +271,10 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         if lora_scale is not None:
             scale_lora_layers(self, lora_scale)
         try:
-            temb = self._embed_time(sample, timestep, class_labels, timestep_cond, added_cond_kwargs)
             text = encoder_hidden_states
             if not isinstance(text, TextProjections):
                 text = self.project_text(text, encoder_attention_mask)
+            temb = self._embed_time(sample, timestep, text.pooled, class_labels, timestep_cond, added_cond_kwargs)
             sample = self._denoise(sample, temb, text, down_block_additional_residuals, mid_block_additional_residual)
         finally:
             if lora_scale is not None:
@@ -308,11 +315,12 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         self,
         sample: Tensor,
         timestep: Tensor | float,
+        pooled: Tensor | None,
         class_labels: Tensor | None,
         timestep_cond: Tensor | None,
         added: dict[str, Tensor] | None,
     ) -> Tensor:
-        """Timestep, class and sizes as one vector a picture, (B, T), after the nonlinearity every block begins with."""
+        """All that is said of a picture as a whole as one vector, (B, T), after the nonlinearity of the blocks."""
         batch, dtype = len(sample), sample.dtype
         timesteps = torch.as_tensor(timestep, device=sample.device).expand(batch)
         temb = self.time_embedding(self.time_proj(timesteps).to(dtype), timestep_cond)
@@ -333,6 +341,8 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
             text_embeds, time_ids = added["text_embeds"], added["time_ids"]
             sizes = self.add_time_proj(time_ids.flatten()).reshape(batch, -1)  # (B, n) -> (B, n * dim)
             temb = temb + self.add_embedding(torch.cat([text_embeds, sizes], dim=-1).to(dtype))
+        if pooled is not None:
+            temb = temb + pooled.to(dtype)
         if self.time_embed_act is not None:
             temb = self.time_embed_act(temb)
         return self.act(temb)
@@ -340,7 +350,7 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
 
 def _one_value(name: str, value: Any) -> int:
     if isinstance(value, (list, tuple)):
-        raise ValueError(f"{name}={value!r}; expected one value where encoder_hid_dim is given")
+        raise ValueError(f"{name}={value!r}; expected one value where encoder_hid_dim or addition_embed_type is given")
     return value
 
 

@@ -80,7 +80,20 @@ def test_the_squeezenet_trunk_is_torchvisions() -> None:
     given = pictures(2, 64)
     mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     expected = theirs.features(((given + 1) / 2 - mean) / std)
-    assert torch.allclose(network.trunk(given), expected, atol=1e-5)
+    early, deep = network.trunk(given)
+    assert torch.allclose(deep, expected, atol=1e-5)
+    assert torch.allclose(early, theirs.features[:6](((given + 1) / 2 - mean) / std), atol=1e-5)
+    assert (early.shape[1], deep.shape[1]) == network.trunk.widths
+
+
+def test_surface_attributes_do_not_see_deep_features() -> None:
+    network = judge(surface=("style",)).train()
+    logits = network(pictures(4))
+    for name, reaches in (("style", False), ("concept", True)):
+        network.zero_grad()
+        logits[name].square().sum().backward(retain_graph=True)
+        deep = [parameter.grad for parameter in network.trunk.norm.parameters()]
+        assert all((grad is not None) == reaches for grad in deep)
 
 
 @pytest.mark.parametrize("trunk", ["residual", "squeezenet"])
@@ -131,6 +144,7 @@ def test_broken_folders_are_refused_with_their_reason(tmp_path: Path) -> None:
         {"widths": (0,), "blocks": (1,)},
         {"resolution": 8},
         {"dropout": 1.0},
+        {"surface": ("colour",)},
     ],
 )
 def test_impossible_judges_are_refused(settings: dict) -> None:

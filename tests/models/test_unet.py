@@ -25,6 +25,7 @@ CONFIG = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
 }
+POOLED = {"addition_embed_type": "text", "addition_embed_type_num_heads": 8}
 LORA = LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_k", "to_v", "to_out.0", "proj_in", "conv1"])
 
 
@@ -50,7 +51,7 @@ def waken_adapter(model: UNet2DConditionModel) -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("changes", [{}, {"encoder_hid_dim": 40}, {"only_cross_attention": True}])
+@pytest.mark.parametrize("changes", [{}, {"encoder_hid_dim": 40}, {"only_cross_attention": True}, POOLED])
 def test_projected_text_gives_the_same(changes: dict, masked: bool) -> None:
     model = network(**changes)
     arguments = inputs(text_dim=changes.get("encoder_hid_dim", 24))

@@ -82,6 +82,8 @@ UNETS = {
         "class_embeddings_concat": True,
         "mid_block_type": None,
     },
+    "text beside the time": TINY
+    | {"addition_embed_type": "text", "addition_embed_type_num_heads": 4, "encoder_hid_dim": TEXT_DIM},
     "classes by projection": TINY | {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 5},
     "classes by layer": TINY | {"class_embed_type": "simple_projection", "projection_class_embeddings_input_dim": 5},
     "classes as they are": TINY | {"class_embed_type": "identity"},
@@ -192,7 +194,7 @@ def unet_inputs(config: dict, height: int = 8, width: int = 12) -> dict[str, Ten
             PICTURES, WORDS, text_dim if isinstance(text_dim, int) else text_dim[0]
         ).requires_grad_(),
     }
-    if "addition_embed_type" in config:
+    if config.get("addition_embed_type") == "text_time":
         inputs["added_cond_kwargs"] = {"text_embeds": randn(PICTURES, 16), "time_ids": 512 * randn(PICTURES, 6).abs()}
     if "time_cond_proj_dim" in config:
         inputs["timestep_cond"] = randn(PICTURES, config["time_cond_proj_dim"])

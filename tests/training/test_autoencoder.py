@@ -111,7 +111,7 @@ def test_normalised_latents_have_unit_moments_and_the_same_pictures(vae):
 
 @torch.no_grad()
 def test_colour_passes_the_autoencoder_from_the_start():
-    """Pictures that differ in hue alone come out different from the untrained network, more so than by torch's start."""
+    """Pictures that differ in hue alone leave the untrained network different, more so than by torch's start."""
     reds, blues = (torch.full((1, 3, 32, 32), -1.0) for _ in range(2))
     reds[:, 0], blues[:, 2] = 1.0, 1.0
 

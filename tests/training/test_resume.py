@@ -44,7 +44,7 @@ def kill_and_resume(start, arguments: list[str], task: str, folder: Path, delays
     for delay in delays:
         progress = sorted(folder.glob("checkpoints/*"))
         process = start(task, [*arguments, "--resume"])
-        wait_until(lambda: sorted(folder.glob("checkpoints/*")) != progress, process)
+        wait_until(lambda before=progress: sorted(folder.glob("checkpoints/*")) != before, process)
         time.sleep(delay)
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)

@@ -32,15 +32,17 @@ class JudgeModelConfig:
 
     Args:
         trunk: `residual`, or `squeezenet`, which may start from ImageNet's weights.
-        init: safetensors file with torchvision's `squeezenet1_0` state dict, or the folder that holds it; null starts
-            from random weights.
+        init: safetensors file with torchvision's `squeezenet1_0` state dict, or the folder that holds it; `imagenet`
+            lets torchvision fetch it; null starts from random weights.
+        surface: attributes that are read from early features.
         widths: channels of each level of the residual trunk.
         blocks: residual blocks of each level.
-        dropout: share of the features that training hides from the heads.
+        dropout: share of the deep features that training hides.
     """
 
     trunk: str = "residual"
     init: str | None = None
+    surface: tuple[str, ...] = ()
     widths: tuple[int, ...] = (24, 64, 128, 256)
     blocks: tuple[int, ...] = (1, 1, 1, 1)
     dropout: float = 0.0
@@ -160,7 +162,8 @@ def hold_out(
         share: Of the rows, about.
         seed: Of the lots; a lot hangs on it and on names alone.
     """
-    styles, sizes = defaultdict(set), defaultdict(int)
+    styles: dict[str, set[str]] = defaultdict(set)
+    sizes: dict[tuple[str, str], int] = defaultdict(int)
     for row in rows:
         styles[row[CONCEPT]].add(row[STYLE])
         sizes[row[CONCEPT], row[STYLE]] += 1
@@ -261,7 +264,7 @@ class JudgeTask:
         torch.manual_seed(recipe.loop.seed)
         self.judge = Judge(JudgeConfig(labels=labels, resolution=recipe.data.resolution, **model))
         if recipe.model.init:
-            load_squeezenet(self.judge, Path(recipe.model.init))
+            load_squeezenet(self.judge, recipe.model.init)
         self.players: dict[str, nn.Module] = {"judge": Recognition(self.judge, recipe)}
 
     def averaged(self, player: str) -> nn.Module:
@@ -318,21 +321,37 @@ class JudgeTask:
         self.judge.save(folder)
 
 
-def load_squeezenet(judge: Judge, path: Path) -> None:
-    """Gives a judge's trunk the weights of torchvision's `squeezenet1_0`.
+def load_squeezenet(judge: Judge, init: str) -> None:
+    """Gives a judge's trunk the weights of torchvision's `squeezenet1_0`: a file's, a folder's or "imagenet".
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file, or torchvision cannot fetch its own.
         ValueError: It holds other weights.
     """
+    path = Path(init)
     file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(f"model.init is {path}: no such file; give torchvision's squeezenet1_0, or null")
-    weights = {k: v.float() for k, v in load_file(file).items() if k.startswith("features.")}
+    if file.is_file():
+        weights = load_file(file)
+    elif init == "imagenet":
+        weights = _fetched()
+    else:
+        raise FileNotFoundError(f"model.init is {init}: no such file; give torchvision's squeezenet1_0, or null")
     try:
-        judge.trunk.load_state_dict(weights)
+        judge.trunk.load_state_dict({k: v.float() for k, v in weights.items() if k.startswith("features.")})
     except RuntimeError as error:
         raise ValueError(f"{file} does not hold the weights of torchvision's squeezenet1_0") from error
+
+
+def _fetched() -> dict[str, Tensor]:
+    from torchvision.models import SqueezeNet1_0_Weights
+
+    try:
+        return SqueezeNet1_0_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"torchvision cannot fetch the ImageNet weights of squeezenet1_0 ({error}); give model.init the path of a "
+            "safetensors file that has them, or null to start from random weights"
+        ) from error
 
 
 # --- a judge that is trained once

@@ -306,7 +306,8 @@ class TextEncoderTask:
         return batch | ({"teacher": self.teacher(batch["texts"])} if self.teacher else {})
 
     def to(self, device: torch.device) -> None:
-        """Moves the teacher."""
+        """Moves the teacher; on the CPU both towers attend by plain products, whose gradients are fast there."""
+        self.clip.set_attn_implementation("eager" if device.type == "cpu" else "sdpa")
         if self.teacher:
             self.teacher.model.to(device)
 
