@@ -10,10 +10,15 @@ import datasets
 import diffusers
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image, ImageDraw
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from training.vocabulary import build_tokenizer
+
+# How long an example takes says something of the machine, not of the code.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 CONTEXT = 24
 SENTENCES = (

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from latentgen.diffusion import classifier_free
@@ -21,7 +21,6 @@ def test_ends_are_exact():
     torch.testing.assert_close(classifier_free(CONDITIONAL, UNCONDITIONAL, 1.0, rescale=1.0), CONDITIONAL)
 
 
-@settings(deadline=None)
 @given(st.floats(-5, 30), st.floats(0, 1))
 def test_equals_diffusers(scale, rescale):
     wanted = UNCONDITIONAL + scale * (CONDITIONAL - UNCONDITIONAL)
@@ -32,7 +31,6 @@ def test_equals_diffusers(scale, rescale):
     )
 
 
-@settings(deadline=None)
 @given(st.floats(1.1, 30))
 def test_full_rescaling_restores_the_deviation_of_each_sample(scale):
     guided = classifier_free(CONDITIONAL, UNCONDITIONAL, scale, rescale=1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from latentgen.diffusion import PREDICTIONS, Level, diffuse, draw_timesteps, loss_weight, noise_schedule, split, target
@@ -46,7 +46,6 @@ def test_weights_on_the_error_of_epsilon_are_those_of_the_papers(weighting, keyw
     torch.testing.assert_close(loss_weight(LOG_SNRS, "epsilon", weighting, **keywords), wanted)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(WEIGHTINGS)), st.floats(-10, 10), st.integers(0, 99))
 def test_one_denoiser_has_one_loss_whatever_it_is_asked_for(weighting, log_snr, seed):
     """The same wrong x0, put as each prediction type, must weigh the same."""
@@ -117,7 +116,6 @@ def test_log_snr_normal_draws_have_its_moments():
     assert drawn.std().item() == pytest.approx(1.0, abs=0.01)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.floats(0, 1, exclude_max=True), min_size=1),
     st.sampled_from(["uniform", "logit_normal", "log_snr_normal"]),

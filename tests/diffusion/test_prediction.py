@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from latentgen.diffusion import CLEAN, PREDICTIONS, Level, diffuse, score, split, target
@@ -20,7 +20,6 @@ def draw(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x0, eps
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(PREDICTIONS)), st.lists(LOG_SNRS, min_size=3, max_size=3), st.integers(0, 99))
 def test_split_inverts_target(prediction, log_snrs, seed):
     x0, eps = draw(seed)
@@ -30,7 +29,6 @@ def test_split_inverts_target(prediction, log_snrs, seed):
         torch.testing.assert_close(part, wanted, rtol=0, atol=1e-10)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(PREDICTIONS)), LOG_SNRS, st.integers(0, 99))
 def test_levels_of_floats_and_of_tensors_agree(prediction, log_snr, seed):
     x0, eps = draw(seed)
@@ -43,7 +41,6 @@ def test_levels_of_floats_and_of_tensors_agree(prediction, log_snr, seed):
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["sample", "flow"]), st.floats(0.05, 0.95), st.integers(0, 99))
 def test_levels_need_not_preserve_variance(prediction, time, seed):
     x0, eps = draw(seed)

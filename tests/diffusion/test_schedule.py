@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from latentgen.diffusion import Level, noise_schedule, spaced_timesteps
@@ -40,7 +40,6 @@ def test_rescaling_keeps_the_first_level_and_ends_in_pure_noise(name):
     torch.testing.assert_close(ratio, ratio[:1].expand(999), rtol=1e-6, atol=0)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(1e-6, 0.9), min_size=2, max_size=30))
 def test_betas_come_back(betas):
     schedule = noise_schedule(trained_betas=betas, num_train_timesteps=len(betas))
@@ -56,7 +55,6 @@ def test_cosine_is_an_alias():
     assert torch.equal(noise_schedule("cosine").log_snr, noise_schedule("squaredcos_cap_v2").log_snr)
 
 
-@settings(deadline=None)
 @given(st.data(), st.sampled_from(["leading", "linspace", "trailing"]), st.integers(1, 1200))
 def test_spacings_fall_and_stay_inside(data, spacing, total):
     steps = data.draw(st.integers(1, total))

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from latentgen.diffusion import CLEAN, Level, diffuse, noise_schedule, reverse_step, spaced_timesteps
@@ -26,7 +26,6 @@ def levels(draw) -> tuple[Level, Level]:
     return level(below), level(draw(st.floats(below + 1e-3, 12)))
 
 
-@settings(deadline=None)
 @given(levels(), st.integers(0, 99))
 def test_eta_of_one_is_the_gaussian_posterior(pair, seed):
     now, nxt = pair
@@ -45,7 +44,6 @@ def test_eta_of_one_is_the_gaussian_posterior(pair, seed):
     torch.testing.assert_close(greatest, added, rtol=1e-6, atol=1e-14)
 
 
-@settings(deadline=None)
 @given(levels(), ETAS)
 def test_variances_add_up_to_the_next_marginal(pair, eta):
     now, nxt = pair
@@ -54,7 +52,6 @@ def test_variances_add_up_to_the_next_marginal(pair, eta):
     torch.testing.assert_close(total, nxt.sigma**2, rtol=1e-12, atol=0)
 
 
-@settings(deadline=None)
 @given(levels(), st.floats(0.01, 1))
 def test_steps_without_fresh_noise_compose(pair, share):
     now, end = pair
@@ -66,7 +63,6 @@ def test_steps_without_fresh_noise_compose(pair, share):
     torch.testing.assert_close(reverse_step(middle, end)(x0, eps_there), reverse_step(now, end)(x0, eps))
 
 
-@settings(deadline=None)
 @given(ETAS)
 def test_both_ends(eta):
     noise, clean = level(-math.inf), level(math.inf)

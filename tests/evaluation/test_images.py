@@ -17,7 +17,7 @@ def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @given(st.lists(st.floats(1e-3, 0.5), min_size=1, max_size=4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_psnr_of_a_constant_error_is_its_logarithm(errors: list[float]) -> None:
     offset = torch.tensor(errors, dtype=torch.float64)
     flat = torch.zeros(len(errors), 3, 4, 4, dtype=torch.float64)

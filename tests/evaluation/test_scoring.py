@@ -71,7 +71,7 @@ def test_toned_concepts_have_some_tone() -> None:
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=40), st.integers(0, 5), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_choices_are_even_over_styles_and_grow_with_the_count(
     styles: list[str], seed: int, data: st.DataObject
 ) -> None:

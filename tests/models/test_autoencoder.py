@@ -25,7 +25,7 @@ def autoencoder(**changes: Any) -> AutoencoderKL:
     return AutoencoderKL(**CONFIG | changes)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(rows=st.integers(1, 5), columns=st.integers(1, 5), batch=st.integers(1, 3))
 def test_any_multiple_of_the_factor_comes_back(rows: int, columns: int, batch: int) -> None:
     vae = autoencoder()

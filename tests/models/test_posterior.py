@@ -18,7 +18,7 @@ def gaussian(seed: int, spread: float = 1.0) -> tuple[DiagonalGaussian, Independ
     return DiagonalGaussian(parameters), Independent(Normal(mean, torch.exp(0.5 * logvar)), 3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), other=st.integers(0, 10_000), spread=st.floats(0.01, 3.0))
 def test_divergence_and_density(seed: int, other: int, spread: float) -> None:
     (ours, theirs), (our_other, their_other) = gaussian(seed, spread), gaussian(other)

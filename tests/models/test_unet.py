@@ -137,7 +137,7 @@ def test_checkpointing_keeps_less() -> None:
     assert kept[1] < 0.6 * kept[0]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(height=st.integers(1, 13), width=st.integers(1, 13), batch=st.integers(1, 3))
 def test_any_size_comes_back(height: int, width: int, batch: int) -> None:
     arguments = inputs(batch, height, width)

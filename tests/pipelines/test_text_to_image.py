@@ -48,7 +48,7 @@ def asked(pipe: TextToImagePipeline) -> list[int]:
 # One picture a seed
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     data=st.data(),
     sampler=st.sampled_from([{"scheduler": "ddim"}, {"scheduler": "ddim", "eta": 1.0}, {"scheduler": "ddpm"}]),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import scipy.special
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from training.tasks.text_encoder import (
     TeacherConfig,
     TextEncoderRecipe,
     embed_as_teacher,
+    imitation,
     make_clip,
     text_encoder_of,
 )
@@ -136,6 +139,19 @@ def test_tower_learns_from_its_teacher(tiny, sentence_encoder, tmp_path):
     ]
     assert cosines[-1] > cosines[0] + 0.2
     assert all(math.isfinite(c) for c in cosines)
+
+
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(3, 12))
+def test_imitation_is_the_cross_entropy_of_two_soft_choices(seed, count):
+    """Written out in float64; what all of a teacher's embeddings share changes nothing."""
+    rng = np.random.default_rng(seed)
+    taught, views, shift = (rng.standard_normal(shape) for shape in ((count, 8), (count, 8), (8,)))
+    t, v = taught - taught.mean(0), views
+    t, v = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (t, v))
+    p, q = scipy.special.softmax(t @ t.T / 0.05, 1), scipy.special.log_softmax(v @ t.T / 0.07, 1)
+    term, cosine = imitation(torch.from_numpy(views), torch.from_numpy(taught + shift))
+    assert term.item() == pytest.approx(-(p * q).sum(1).mean())
+    assert cosine.item() == pytest.approx((t * v).sum(1).mean())
 
 
 def test_word_embeddings_start_as_near_as_the_teachers(sentence_encoder, tokenizer):

@@ -21,6 +21,9 @@ from training.data.order import row_of_sample
 from training.loop import Batch
 from training.vocabulary import WORD_END, build_tokenizer
 
+# Of the nearness of texts, in SEED's notation; the teacher's is sharper, as there.
+_TEACHER_TEMPERATURE, _STUDENT_TEMPERATURE = 0.05, 0.07
+
 
 @dataclass
 class TowerConfig:
@@ -44,7 +47,7 @@ class TeacherConfig:
     Args:
         path: folder of a transformers model with its tokenizer whose mean over tokens is the sentence's
             embedding (all-MiniLM-L6-v2, say); null trains without a teacher.
-        weight: weight of 1 - cosine between teacher and a linear view of the text tower's summary.
+        weight: weight of the teacher's term in the loss, see `Contrast`.
         words: words in every step, beside the captions, that are taken from the teacher's vocabulary.
     """
 
@@ -124,7 +127,11 @@ def make_clip(recipe: TextEncoderRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 class Contrast(nn.Module):
-    """CLIP with its symmetric cross-entropy (Fig. 3 of CLIP, arXiv 2103.00020) and the teacher's term."""
+    """CLIP with its symmetric cross-entropy (Fig. 3 of CLIP, arXiv 2103.00020) and the teacher's term.
+
+    The teacher's term is that of SEED (arXiv 2101.04731): how near a text is to all the texts of the batch must
+    come out the same from a linear view of the tower's summary as from the teacher itself.
+    """
 
     def __init__(self, clip: CLIPModel, teacher: TeacherConfig, teacher_size: int):
         super().__init__()
@@ -147,10 +154,23 @@ class Contrast(nn.Module):
         if self.to_teacher is not None:
             if "words" in batch:
                 summaries = torch.cat([summaries, self.clip.text_model(input_ids=batch["words"]).pooler_output])
-            cosine = nn.functional.cosine_similarity(self.to_teacher(summaries).float(), batch["teacher"].float())
-            scalars["teacher_cosine"] = cosine.detach().mean()
-            loss = loss + self.config.weight * (1 - cosine.mean())
+            views, taught = (_of_all_processes(x.float()) for x in (self.to_teacher(summaries), batch["teacher"]))
+            term, cosine = imitation(views, taught)
+            scalars |= {"teacher": term.detach(), "teacher_cosine": cosine.detach()}
+            loss = loss + self.config.weight * term
         return loss, scalars
+
+
+def imitation(views: Tensor, taught: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the views' (N, D) nearness to a teacher's embeddings (N, D), and the mean cosine of both.
+
+    All embeddings are taken from the teacher's mean: what all texts share tells none from another.
+    """
+    taught = nn.functional.normalize(taught - taught.mean(0), dim=-1)
+    views = nn.functional.normalize(views, dim=-1)
+    expected = (taught @ taught.T / _TEACHER_TEMPERATURE).softmax(-1)
+    term = nn.functional.cross_entropy(views @ taught.T / _STUDENT_TEMPERATURE, expected)
+    return term, (views * taught).sum(-1).mean()
 
 
 def _of_all_processes(features: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def drawn(
 # --- the oracle
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(any_scene)
 def test_the_oracle_reads_every_rendering(one: Scene) -> None:
     facts = read(render(one))
@@ -78,7 +78,7 @@ def test_the_oracle_reads_every_rendering(one: Scene) -> None:
     assert facts.background == one.facts.background
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(any_scene, numbers, st.sampled_from([(0.7, 0.03, 0.0), (1.0, 0.04, 0.0), (0.4, 0.02, 0.08)]))
 def test_the_oracle_reads_through_blur_noise_and_drift(
     one: Scene, index: int, wear: tuple[float, float, float]
@@ -87,7 +87,7 @@ def test_the_oracle_reads_through_blur_noise_and_drift(
     assert agrees(read(worn(render(one), blur, noise, index, drift)), one.facts)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(any_scene)
 def test_the_oracle_reads_through_jpeg(one: Scene) -> None:
     stream = io.BytesIO()
@@ -114,7 +114,7 @@ def test_the_oracle_makes_no_error_in_ten_thousand_scenes(blur: float, noise: fl
     assert wrong == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(any_scene, any_scene)
 def test_the_oracle_never_takes_one_scene_for_another(one: Scene, other: Scene) -> None:
     facts = read(render(one))
