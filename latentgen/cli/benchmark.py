@@ -34,9 +34,7 @@ _NO_CHECKER: dict[str, Any] = {"safety_checker": None, "requires_safety_checker"
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of both subcommands."""
-    what, _, more = (__doc__ or "").partition("\n")
-    layout = argparse.RawDescriptionHelpFormatter
-    made = script.Parser(prog="benchmark.py", description=what, epilog=more, formatter_class=layout, allow_abbrev=False)
+    made = script.Parser("benchmark.py", __doc__)
     subcommands = made.add_subparsers(dest="subcommand", required=True, metavar="{generate,networks}")
     generate = subcommands.add_parser("generate", help="whole pictures: TextToImagePipeline, StableDiffusionPipeline")
     networks = subcommands.add_parser("networks", help="U-Net and VAE, forward, and forward with backward")

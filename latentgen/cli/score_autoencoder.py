@@ -31,14 +31,7 @@ from training.pictures import sheet
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    what, _, more = (__doc__ or "").partition("\n")
-    made = script.Parser(
-        prog="score_autoencoder.py",
-        description=what,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    made = script.Parser("score_autoencoder.py", __doc__)
     add = made.add_argument
     add("--model", type=Path, required=True, help="folder of an autoencoder, or of a pipeline that has one")
     add("--data", required=True, help="parquet, a folder of pictures, a Hub data set, or shapes")

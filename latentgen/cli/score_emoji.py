@@ -38,14 +38,7 @@ RECIPE = Path(training.__file__).parent / "recipes" / "emoji" / "judge.yaml"
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    what, _, more = (__doc__ or "").partition("\n")
-    made = script.Parser(
-        prog="score_emoji.py",
-        description=what,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    made = script.Parser("score_emoji.py", __doc__)
     studio.add_arguments(made)
     add = made.add_argument
     add("--data", help="the emoji data: a folder of parquet files")

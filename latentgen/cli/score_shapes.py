@@ -29,14 +29,7 @@ _SIDE = 64
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    what, _, more = (__doc__ or "").partition("\n")
-    made = script.Parser(
-        prog="score_shapes.py",
-        description=what,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    made = script.Parser("score_shapes.py", __doc__)
     studio.add_arguments(made)
     add = made.add_argument
     add("--count", type=int, default=400, help="captions to draw; default 400")

@@ -7,11 +7,21 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ValueErrors; `run` says them in one line."""
+    """An argument parser that shows a module's docstring as help; its errors are ValueErrors, which `run` says.
+
+    Args:
+        prog: Name of the program.
+        doc: The docstring; its first line goes before the arguments, the rest after them.
+    """
+
+    def __init__(self, prog: str, doc: str | None = None, **settings: Any) -> None:
+        what, _, more = (doc or "").partition("\n")
+        texts: dict[str, Any] = {"description": what, "epilog": more} | settings
+        super().__init__(prog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **texts)
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print with the usage."""

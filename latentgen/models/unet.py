@@ -176,15 +176,10 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         self.time_embed_act = None if time_embedding_act_fn is None else activation(time_embedding_act_fn)
         self.act = activation(act_fn)
         self.class_embedding = _class_embedding(config, temb_channels)
+        if addition_embed_type is not None:
+            self.add_embedding = _added_embedding(config, temb_channels)
         if addition_embed_type == "text_time":
-            required(config, "addition_time_embed_dim", "projection_class_embeddings_input_dim")
             self.add_time_proj = Timesteps(config.addition_time_embed_dim, flip_sin_to_cos, freq_shift)
-            self.add_embedding: nn.Module = TimestepEmbedding(
-                config.projection_class_embeddings_input_dim, temb_channels
-            )
-        elif addition_embed_type == "text":
-            tokens = encoder_hid_dim or _one_value("cross_attention_dim", cross_attention_dim)
-            self.add_embedding = TextTimeEmbedding(tokens, temb_channels, addition_embed_type_num_heads)
         if addition_embed_type != "text":
             supported("addition_embed_type_num_heads", addition_embed_type_num_heads, (64,))
         self.encoder_hid_proj = None
@@ -366,6 +361,15 @@ def _class_embedding(config: Any, temb_channels: int) -> nn.Module | None:
     required(config, "projection_class_embeddings_input_dim")
     layer = {"projection": TimestepEmbedding, "simple_projection": nn.Linear}[kind]
     return layer(config.projection_class_embeddings_input_dim, temb_channels)
+
+
+def _added_embedding(config: Any, temb_channels: int) -> nn.Module:
+    """The layer whose result is added to the timestep's embedding."""
+    if config.addition_embed_type == "text_time":
+        required(config, "addition_time_embed_dim", "projection_class_embeddings_input_dim")
+        return TimestepEmbedding(config.projection_class_embeddings_input_dim, temb_channels)
+    tokens = config.encoder_hid_dim or _one_value("cross_attention_dim", config.cross_attention_dim)
+    return TextTimeEmbedding(tokens, temb_channels, config.addition_embed_type_num_heads)
 
 
 def _lora_scale(kwargs: dict[str, Any] | None) -> float | None:

@@ -33,7 +33,13 @@ loop: {steps: 2, batch_size: 4, sample_every: 0}
 vae: will be given
 text_encoder: will be given
 data: {path: shapes, resolution: 32, length: 40}
-model: {block_out_channels: [8, 16], attention: [false, true], attention_heads: [1, 1], norm_num_groups: 4}
+model:
+  block_out_channels: [8, 16]
+  attention: [false, true]
+  attention_heads: [1, 1]
+  norm_num_groups: 4
+  pooled_text_heads: 1
+  time_scale_shift: true
 preview: {num_inference_steps: 3, guidance_scale: 2.0}
 save_dtype: float16
 loop: {steps: 2, batch_size: 8, sample_every: 0}

@@ -43,6 +43,9 @@ class DenoiserConfig:
         attention: for each level, whether it has self- and cross-attention; the middle always has.
         attention_heads: heads of the attentions of each level.
         norm_num_groups: groups of the group norms.
+        pooled_text_heads: heads of the attention that pools the prompt's tokens into the timestep embedding, so that
+            every residual block is told what the whole picture shows; 0 leaves that out, as Stable Diffusion does.
+        time_scale_shift: the timestep embedding scales and shifts (arXiv 2102.09672), it is not only added.
     """
 
     init: str | None = None
@@ -51,6 +54,8 @@ class DenoiserConfig:
     attention: tuple[bool, ...] = (False, True, True)
     attention_heads: tuple[int, ...] = (4, 4, 4)
     norm_num_groups: int = 32
+    pooled_text_heads: int = 0
+    time_scale_shift: bool = False
 
     def __post_init__(self) -> None:
         levels = len(self.block_out_channels)
@@ -162,6 +167,7 @@ def make_unet(config: DenoiserConfig, sample_size: int, channels: int, text_dim:
         return UNet2DConditionModel.from_pretrained(config.init)
     down = tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention)
     up = tuple("CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attention))
+    pooled = {"addition_embed_type": "text", "addition_embed_type_num_heads": config.pooled_text_heads}
     unet = UNet2DConditionModel(
         sample_size=sample_size,
         in_channels=channels,
@@ -175,6 +181,8 @@ def make_unet(config: DenoiserConfig, sample_size: int, channels: int, text_dim:
         attention_head_dim=tuple(config.attention_heads),
         norm_num_groups=config.norm_num_groups,
         use_linear_projection=True,
+        resnet_time_scale_shift="scale_shift" if config.time_scale_shift else "default",
+        **(pooled if config.pooled_text_heads else {}),
     )
     initialise_unet(unet)
     return unet
@@ -288,7 +296,9 @@ class TextToImageTask:
         return batch | {"embeddings": self.conditioner(batch["caption"]).embeddings}
 
     def to(self, device: torch.device) -> None:
-        """Moves the autoencoder and the text tower."""
+        """Moves the frozen networks; on the CPU the U-Net attends by plain products, whose gradients are fast there."""
+        if device.type == "cpu":
+            self.unet.set_attention_backend("math")
         self.vae.to(device, memory_format=torch.channels_last)
         self.conditioner.text_encoder.to(device)
 
