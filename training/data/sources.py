@@ -27,6 +27,10 @@ _SPLIT_WORDS = {
 }
 
 
+class MissingSplitError(ValueError):
+    """The source has no split of that name, or no row in it."""
+
+
 @dataclass
 class DataConfig:
     """Names a source of captioned pictures.
@@ -119,7 +123,9 @@ class TableSource:
                 f"set data.image_column to one of: {', '.join(_image_columns(dataset)) or 'none there are'}"
             )
         if not len(dataset):
-            raise ValueError(f"the split {config.split!r} of {config.path} is empty; training needs at least one row")
+            raise MissingSplitError(
+                f"the split {config.split!r} of {config.path} is empty; training needs at least one row"
+            )
         if config.limit is not None:
             dataset = dataset.select(range(min(config.limit, len(dataset))))
         self._column = config.image_column
@@ -213,7 +219,8 @@ def open_source(config: DataConfig) -> Source:
 
     Raises:
         FileNotFoundError: If nothing is at `config.path`.
-        ValueError: If the split or a column is missing (the text lists those there are) or the split is empty.
+        MissingSplitError: If the split is missing (the text lists those there are) or empty.
+        ValueError: If a column is missing, or the files cannot be read.
     """
     if config.path == SHAPES:
         from training.data.shapes import ShapesSource
@@ -222,7 +229,7 @@ def open_source(config: DataConfig) -> Source:
     splits = _parquet_files(config.path)
     if splits is not None:
         if config.split not in splits:
-            raise ValueError(f"data.split is {config.split!r}; {config.path} has: {', '.join(splits)}")
+            raise MissingSplitError(f"data.split is {config.split!r}; {config.path} has: {', '.join(splits)}")
         files = splits[config.split]
         _require_rows(files, config)
         dataset = _load("parquet", config, data_files={config.split: [str(file) for file in files]})
@@ -252,7 +259,7 @@ def _load(builder: str, config: DataConfig, **arguments: Any) -> Any:
     except (datasets.exceptions.DatasetGenerationError, FileNotFoundError, ValueError) as error:
         raise ValueError(f"{config.path} cannot be read as a data set: {error.__cause__ or error}") from error
     if config.split not in found:
-        raise ValueError(f"data.split is {config.split!r}; {config.path} has: {', '.join(found)}")
+        raise MissingSplitError(f"data.split is {config.split!r}; {config.path} has: {', '.join(found)}")
     return found[config.split]
 
 
@@ -290,7 +297,9 @@ def _require_rows(files: Sequence[Path], config: DataConfig) -> None:
         except (OSError, ValueError) as error:
             raise ValueError(f"{file} cannot be read as parquet: {error}") from error
     if not rows:
-        raise ValueError(f"the split {config.split!r} of {config.path} is empty; training needs at least one row")
+        raise MissingSplitError(
+            f"the split {config.split!r} of {config.path} is empty; training needs at least one row"
+        )
 
 
 def _split_of(file: Path, root: Path) -> str:

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from training.data import BadPictureError, DataConfig, decode, draw_seed, draws, open_source, scan, to_tensor
+from training.data.held_out import held_out_source
 
 
 def picture(
@@ -361,3 +363,14 @@ def test_draws_do_not_tell_integer_types_apart() -> None:
     assert draws(0, np.int64(3)).random() == draws(0, 3).random()
     assert draws(0, 1, 23).random() != draws(0, 12, 3).random()
     torch.Generator().manual_seed(draw_seed(0, "noise", 1))
+
+
+def test_only_a_missing_split_means_nothing_is_held_out(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        write_parquet(tmp_path / f"{split}.parquet", [encoded(picture())], caption=["a red square"])
+    config = DataConfig(path=str(tmp_path))
+    assert len(held_out_source(config)) == 1
+    with pytest.raises(ValueError, match="'title'"):
+        held_out_source(replace(config, caption_column="title"))
+    (tmp_path / "validation.parquet").unlink()
+    assert held_out_source(config) is None
