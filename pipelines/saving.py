@@ -50,6 +50,7 @@ def save_folder(
     try:
         for name, part in parts.items():
             _save_part(name, part, staging / name, variant, max_shard_size)
+            _forget_origin(staging / name)
         (folder / INDEX).unlink(missing_ok=True)
         for name in parts:
             _replace(staging / name, folder / name, PARTS[name].stem, variant)
@@ -102,6 +103,15 @@ def _save_part(name: str, part: Any, folder: Path, variant: str | None, max_shar
             part.to(memory_format=torch.channels_last)
     if name == "text_encoder":
         _prefix_keys(part, folder)
+
+
+def _forget_origin(folder: Path) -> None:
+    """Take out where a part was read from: a place on this machine means nothing on others, and may be private."""
+    for path in folder.glob("*config.json"):
+        described = json.loads(path.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in described.items() if key not in ("_name_or_path", "name_or_path")}
+        if len(kept) < len(described):
+            path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 def _prefix_keys(text_encoder: nn.Module, folder: Path) -> None:

@@ -106,6 +106,13 @@ def test_half_precision_variants_and_shards(tiny_folder, tmp_path) -> None:
         load(tiny_folder, variant="fp99")
 
 
+def test_a_saved_model_does_not_say_where_its_parts_came_from(tiny_folder, tmp_path) -> None:
+    TextToImagePipeline.from_pretrained(tiny_folder).save_pretrained(tmp_path / "model")
+    texts = {path: path.read_text() for path in (tmp_path / "model").rglob("*.json")}
+    assert {path.parent.name for path in texts} >= {"unet", "vae", "text_encoder", "tokenizer", "scheduler"}
+    assert [path for path, text in texts.items() if str(tiny_folder) in text] == []
+
+
 def test_saving_again_replaces_and_leaves_no_stale_shards(tiny_folder, tmp_path) -> None:
     pipe = load(tiny_folder)
     (tmp_path / "README.md").write_text("mine")

@@ -49,11 +49,17 @@ class TeacherConfig:
             embedding (all-MiniLM-L6-v2, say); null trains without a teacher.
         weight: weight of the teacher's term in the loss, see `Contrast`.
         words: words in every step, beside the captions, that are taken from the teacher's vocabulary.
+        forms: what such a word is put into, one form drawn for each; prompts will be worded like this.
     """
 
     path: str | None = None
     weight: float = 1.0
     words: int = 0
+    forms: list[str] = field(default_factory=lambda: ["{}", "a {}", "a picture of a {}"])
+
+    def __post_init__(self) -> None:
+        if not self.forms or any(form.count("{}") != 1 for form in self.forms):
+            raise ValueError(f"teacher.forms is {self.forms}; expected sentences with one {{}} each, for the word.")
 
 
 @dataclass
@@ -230,11 +236,10 @@ def _is_word(token: str) -> bool:
 class CaptionedPictures(Dataset):
     """Sample number -> picture, one of its row's captions, and words of the teacher's vocabulary."""
 
-    def __init__(
-        self, source: Source, rows: list[int], seed: int, image_size: int, words: list[str], words_a_sample: float
-    ):
-        self.source, self.rows, self.seed, self.image_size = source, rows, seed, image_size
-        self.words, self.words_a_sample = words, words_a_sample
+    def __init__(self, source: Source, rows: list[int], seed: int, recipe: TextEncoderRecipe, words: list[str]):
+        self.source, self.rows, self.seed, self.image_size = source, rows, seed, recipe.image_size
+        self.words, self.forms = words, recipe.teacher.forms
+        self.words_a_sample = recipe.teacher.words / recipe.loop.batch_size
 
     def __getitem__(self, number: int) -> Batch:
         row = self.rows[row_of_sample(number, len(self.rows), self.seed)]
@@ -246,8 +251,7 @@ class CaptionedPictures(Dataset):
 
     def _word(self, number: int) -> str:
         word = self.words[row_of_sample(number, len(self.words), self.seed)]
-        form = draws(self.seed, "word", number).choice(["{}", "a {}", "{} emoji", "a picture of a {}"])
-        return form.format(word)
+        return draws(self.seed, "word", number).choice(self.forms).replace("{}", word)
 
 
 class TextEncoderTask:
@@ -306,8 +310,7 @@ class TextEncoderTask:
     def samples(self, seed: int) -> Dataset:
         """See `CaptionedPictures`."""
         words = self.teacher.words if self.teacher else []
-        share = self.recipe.teacher.words / self.recipe.loop.batch_size
-        return CaptionedPictures(self.source, self.rows, seed, self.recipe.image_size, words, share)
+        return CaptionedPictures(self.source, self.rows, seed, self.recipe, words)
 
     def collate(self, items: list[Batch]) -> Batch:
         """Stacks pictures and tokenises texts, padded to the longest: causal attention hides what follows the end."""
