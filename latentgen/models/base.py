@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -172,13 +173,22 @@ class StrictModel(ModelMixin, ConfigMixin):
 
         Raises:
             ValueError: A tensor is missing, left over or of another shape; or the configuration is not supported.
-            OSError: The folder or a file in it cannot be read.
+            FileNotFoundError: There is no such folder, or it holds no configuration.
+            OSError: A file in it cannot be read.
         """
         with_info = kwargs.pop("output_loading_info", False)
         if kwargs.get("use_safetensors") is None:
             kwargs["use_safetensors"] = True  # diffusers would fall back to pickle
         try:
             loaded: Any = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        except OSError as error:
+            place = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
+            if (place / cls.config_name).is_file():
+                raise
+            raise FileNotFoundError(
+                f"{place} is no folder with a {cls.config_name} here, and the Hub does not give it; "
+                f"expected the folder or Hub id of a saved {cls.__name__}"
+            ) from error
         except (RuntimeError, ValueError) as error:
             misfit = _MISFIT.search(str(error))
             if misfit is None:
