@@ -391,6 +391,6 @@ def _check_fit(vae: Any, text_encoder: Any, unet: Any) -> None:
             f"the U-Net reads text of {_text_width(unet)} channels, the text encoder writes "
             f"{text_encoder.config.hidden_size}; take parts of one model"
         )
-    for name in ("time_cond_proj_dim", "addition_embed_type"):
-        if getattr(unet.config, name, None) is not None:
-            raise ValueError(f"the U-Net has {name}={unet.config[name]!r}, which this pipeline cannot give it")
+    for name, given in (("time_cond_proj_dim", (None,)), ("addition_embed_type", (None, "text"))):
+        if (value := getattr(unet.config, name, None)) not in given:
+            raise ValueError(f"the U-Net has {name}={value!r}, which this pipeline cannot give it")
