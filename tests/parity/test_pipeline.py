@@ -15,8 +15,8 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from latentgen import TextToImagePipeline
 
 PROMPTS = ["a red apple, noto style", "a happy face that laughs"]
-# Pixels in [0, 1]; the contract is 1e-3. Twenty steps of a network with random weights magnify float32's rounding, whose
-# size depends on the matrix kernels of the machine.
+# Pixels in [0, 1]; the contract is 1e-3. Twenty steps of a network with random weights magnify float32's rounding, and
+# how much there is of it depends on the matrix kernels of the machine.
 TOLERANCE = 1e-4
 
 # Schedulers that a Stable Diffusion model cannot be drawn with here, and why.
