@@ -58,7 +58,7 @@ class Task(Protocol):
         """Makes one batch of several samples."""
 
     def prepare(self, batch: Batch, step: int) -> Batch:
-        """Adds to a batch on the device what frozen networks compute and what depends on the step."""
+        """Adds to a batch on the device, under autocast, what frozen networks compute and what depends on the step."""
 
     def to(self, device: torch.device) -> None:
         """Moves the frozen networks that are no part of a player."""

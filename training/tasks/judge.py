@@ -288,9 +288,10 @@ class JudgeTask:
         return default_collate(items)
 
     def prepare(self, batch: Batch, step: int) -> Batch:
-        """Distorts the pictures."""
+        """Distorts the pictures, in float32: their places are not to be rounded."""
         pictures = batch["picture"].float() / 127.5 - 1
-        return batch | {"distorted": distort(pictures, batch["dice"], batch["noise"], self.recipe.distortion)}
+        with torch.autocast(pictures.device.type, enabled=False):
+            return batch | {"distorted": distort(pictures, batch["dice"], batch["noise"], self.recipe.distortion)}
 
     def to(self, device: torch.device) -> None:
         """There are no frozen networks."""
