@@ -49,7 +49,6 @@ def parser() -> argparse.ArgumentParser:
     add("--judge", type=Path, help="folder of a finished judge; default: that of this data in --judges, or a new one")
     add("--judges", type=Path, default=Path("runs/judge"), help="where trained judges are kept; default runs/judge")
     add("--judge-recipe", type=Path, default=RECIPE, help="how the judge is trained")
-    add("--judge-init", help="ImageNet weights that it starts from, as safetensors; default: torchvision's, fetched")
     add("--judge-only", action="store_true", help="train the judge and print its accuracy; draw nothing")
     add("--sheet-pictures", type=int, default=96, help="pictures on each sheet; default 96")
     add("--threads", type=int, help="CPU threads")
@@ -222,8 +221,7 @@ def score(options: argparse.Namespace) -> None:
     )
     data = open_data(options.data)
     artist = None if options.judge_only else Studio(options)
-    init = [f"--model.init={options.judge_init}"] if options.judge_init else []
-    folder = options.judge or trained_judge(options.judge_recipe, options.data, options.judges, init)
+    folder = options.judge or trained_judge(options.judge_recipe, options.data, options.judges)
     judge = Judge.load(folder)
     if absent := set(ATTRIBUTES) - set(judge.config.labels):
         raise ValueError(f"the judge in {folder} does not tell {', '.join(sorted(absent))}; train one on this data")
