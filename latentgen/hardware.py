@@ -52,7 +52,9 @@ def parse_device(device: str | torch.device | None) -> torch.device:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device {device!r} is not known; use auto, cpu, cuda, cuda:0, mps or xpu") from error
-    if not _PRESENT.get(found.type, lambda: True)():
+    if found.type not in ("cpu", *_PRESENT) or (found.type == "cpu" and found.index):
+        raise ValueError(f"device {str(found)!r} is not supported; use auto, cpu, {', '.join(_PRESENT)}, or cuda:1")
+    if found.type in _PRESENT and not _PRESENT[found.type]():
         raise ValueError(f"device {str(found)!r} is not available on this machine; use {str(default_device())!r}")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {str(found)!r} does not exist; this machine has {torch.cuda.device_count()} of them")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from typing import Any
 
 from diffusers import schedulers as diffusers_schedulers
 from diffusers.schedulers import KarrasDiffusionSchedulers
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from latentgen import schedulers as our_schedulers
 
@@ -29,30 +29,48 @@ _ALIASES = {
 }
 
 
+# Samplers whose arithmetic fits only a model that was trained for it; such a model's own folder names them.
+_OF_THEIR_OWN_MODELS = frozenset(
+    {
+        "EDMDPMSolverMultistepScheduler",
+        "EDMEulerScheduler",
+        "FlowMatchEulerDiscreteScheduler",
+        "FlowMatchHeunDiscreteScheduler",
+    }
+)
+_MORE = ("DDIMParallelScheduler", "DDPMParallelScheduler", "LCMScheduler", "TCDScheduler")
+
+
 def scheduler_names() -> list[str]:
-    """The classes that suit a Stable Diffusion model and can run here, ours and diffusers'."""
-    suitable = {*(scheduler.name for scheduler in KarrasDiffusionSchedulers), "LCMScheduler", "TCDScheduler"}
+    """The classes that suit any Stable Diffusion model and can run here, ours and diffusers'."""
+    suitable = {*(scheduler.name for scheduler in KarrasDiffusionSchedulers), *_MORE} - _OF_THEIR_OWN_MODELS
     return sorted(name for name in suitable if not _lacks(getattr(diffusers_schedulers, name)))
 
 
-def scheduler_class(name: str) -> type[Any]:
+def scheduler_class(name: str, of_model: bool = False) -> type[Any]:
     """The scheduler class called `name`: "ddim", "DDIM" and "DDIMScheduler" are one; ours comes before diffusers'.
 
+    Args:
+        name: What a person typed or a model's index says.
+        of_model: A model names it as its own, so that it may be one that suits only such models.
+
     Raises:
-        ValueError: There is none; the message lists the choices.
+        ValueError: There is none, or it samples another kind of model; the message lists the choices.
     """
     wanted = _plain(name) if isinstance(name, str) else ""
     known = {_plain(other): other for other in dir(diffusers_schedulers) if other.endswith("Scheduler")}
     class_name = _ALIASES.get(wanted) or known.get(wanted)
+    suitable = scheduler_names()
     if class_name:
         found = getattr(our_schedulers, class_name, None) or getattr(diffusers_schedulers, class_name, None)
-        if isinstance(found, type) and issubclass(found, SchedulerMixin):
-            return found
         if lacking := _lacks(found):
             raise ValueError(f"scheduler {name!r} needs the packages {', '.join(lacking)}; install them")
+        if class_name in suitable or (of_model and class_name in _OF_THEIR_OWN_MODELS):
+            return found  # type: ignore[return-value]
+        raise ValueError(f"{class_name} does not sample this kind of model; choose one of {', '.join(suitable)}")
     close = difflib.get_close_matches(wanted, known, n=1)
     hint = f"did you mean {known[close[0]]!r}? " if close else ""
-    raise ValueError(f"scheduler {name!r} is not known; {hint}choose one of {', '.join(scheduler_names())}")
+    raise ValueError(f"scheduler {name!r} is not known; {hint}choose one of {', '.join(suitable)}")
 
 
 def make_scheduler(choice: Any, current: Any) -> Any:
@@ -64,15 +82,37 @@ def make_scheduler(choice: Any, current: Any) -> Any:
         current: The model's own scheduler.
 
     Raises:
-        ValueError: The name is not known, or `choice` is not a scheduler.
+        ValueError: The name is not known, the class cannot run this model's noise schedule, or `choice` is not a
+            scheduler.
     """
     if choice is None:
         return current
     if isinstance(choice, str):
-        return scheduler_class(choice).from_config(current.config)
+        made = scheduler_class(choice)
+        try:
+            scheduler = made.from_config(current.config)
+        except (NotImplementedError, TypeError) as error:
+            raise ValueError(f"{made.__name__} cannot run this model's noise schedule: {error}") from error
+        scheduler.register_to_config(**_latent_rules(scheduler))
+        return scheduler
     if not (hasattr(choice, "set_timesteps") and hasattr(choice, "step")):
         raise ValueError(f"scheduler {choice!r}; expected a name or an object with set_timesteps and step")
     return choice
+
+
+def adapt_scheduler(scheduler: Any) -> None:
+    """Set a model's scheduler to the rules that diffusers' Stable Diffusion pipelines impose, and warn of a change."""
+    if changes := _latent_rules(scheduler):
+        told = ", ".join(f"{name}={scheduler.config[name]!r} to {value!r}" for name, value in changes.items())
+        warnings.warn(f"the scheduler's {told}, as latent diffusion needs it and diffusers sets it", stacklevel=3)
+        scheduler.register_to_config(**changes)
+
+
+def _latent_rules(scheduler: Any) -> dict[str, Any]:
+    """What to change: latents reach beyond -1 to 1, so nothing is clipped; leading timesteps begin at 1."""
+    rules = {"clip_sample": False, "steps_offset": 1}
+    config = scheduler.config
+    return {name: value for name, value in rules.items() if name in config and config[name] != value}
 
 
 def _lacks(found: Any) -> list[str]:

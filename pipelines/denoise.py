@@ -85,12 +85,16 @@ def denoise(pipe: Any, latents: Tensor, run: Denoising, tick: Callable[[], objec
             prediction = classifier_free(conditional, unconditional, pipe.guidance_scale, pipe.guidance_rescale)
         latents = scheduler.step(prediction, t, latents, return_dict=False, **extra)[0]
         if run.callback is not None:
-            shown: dict[str, Tensor | None] = {"latents": latents, "prompt_embeds": embeddings}
-            shown["negative_prompt_embeds"] = None if run.negative is None else run.negative.embeddings
+            negative = embeddings[: len(latents)] if len(embeddings) > len(latents) else None
+            shown = {"latents": latents, "prompt_embeds": embeddings, "negative_prompt_embeds": negative}
             replaced = run.callback(pipe, i, t, {name: shown[name] for name in run.callback_tensors}) or {}
             latents = replaced.get("latents", latents)
-            if replaced.get("prompt_embeds", embeddings) is not embeddings:
-                embeddings = replaced["prompt_embeds"]
+            changed = replaced.get("prompt_embeds", embeddings)
+            led_from = replaced.get("negative_prompt_embeds", negative)
+            if led_from is not negative:
+                changed = torch.cat([led_from, changed[len(led_from) :]])
+            if changed is not embeddings:
+                embeddings = changed
                 mask = both.mask if both.mask is not None and len(both.mask) == len(embeddings) else None
                 text = _project(unet, TextConditioning(embeddings, mask))
         tick()

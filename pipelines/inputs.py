@@ -26,6 +26,7 @@ def prompt_list(prompt: Any) -> list[str]:
             raise ValueError(f"prompt {one!r} is a {type(one).__name__}; expected a string")
         if not one.strip():
             raise ValueError(f"prompt {one!r} is empty; say in words what the picture shows")
+        _require_text("prompt", one)
     return list(prompts)
 
 
@@ -35,13 +36,24 @@ def negative_list(negative_prompt: Any, count: int) -> list[str]:
     Raises:
         ValueError: Not None, a string or a list of `count` strings.
     """
-    if negative_prompt is None or isinstance(negative_prompt, str):
-        return [negative_prompt or ""] * count
-    if not isinstance(negative_prompt, (list, tuple)) or not all(isinstance(one, str) for one in negative_prompt):
-        raise ValueError(f"negative_prompt={negative_prompt!r}; expected a sentence or a list of sentences")
-    if len(negative_prompt) != count:
-        raise ValueError(f"{len(negative_prompt)} negative prompts for {count} prompts; give one, or one for each")
-    return list(negative_prompt)
+    given = [negative_prompt or ""] * count if negative_prompt is None or isinstance(negative_prompt, str) else None
+    if given is None:
+        if not isinstance(negative_prompt, (list, tuple)) or not all(isinstance(one, str) for one in negative_prompt):
+            raise ValueError(f"negative_prompt={negative_prompt!r}; expected a sentence or a list of sentences")
+        given = list(negative_prompt)
+    if len(given) != count:
+        raise ValueError(f"{len(given)} negative prompts for {count} prompts; give one, or one for each")
+    for one in given:
+        _require_text("negative_prompt", one)
+    return given
+
+
+def _require_text(name: str, text: str) -> None:
+    """Refuse bytes that the shell could not decode, which Python carries as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} {text!r} is not valid text; pass it encoded in UTF-8") from error
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
@@ -73,12 +85,14 @@ def real(name: str, value: Any, least: float, most: float = math.inf) -> float:
     return number
 
 
-def side(name: str, value: Any, default: int, step: int) -> int:
+def side(name: str, value: Any, default: int | None, step: int) -> int:
     """Height or width of the pictures in pixels.
 
     Raises:
-        ValueError: Not a positive multiple of `step`, the pixels that one latent stands for.
+        ValueError: Not a positive multiple of `step`, the pixels that one latent stands for; or nobody states a size.
     """
+    if value is None and default is None:
+        raise ValueError(f"this model does not state the size that it was trained at; give {name} in pixels")
     pixels = default if value is None else whole(name, value)
     if pixels % step:
         below = pixels // step * step

@@ -28,7 +28,7 @@ BUNDLED = Path(__file__).parent / "pretrained" / "emoji"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # Components that diffusers' folders may name and that drawing a picture does not need.
 _NOT_NEEDED = frozenset({"safety_checker", "feature_extractor"})
-_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "PreTrainedTokenizerFast")
+_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 # position_ids is a constant that older transformers saved with the weights.
 _NO_WEIGHT = re.compile(r"(.*\.)?position_ids")
 
@@ -125,7 +125,14 @@ def load_parts(
         raise ValueError(f"{folder} has no weights of variant {variant!r}; leave the variant out")
     parts = {}
     for name, found in variants.items():
-        parts[name] = PARTS[name].load(folder / name, index[name][1], dtype, found)
+        try:
+            parts[name] = PARTS[name].load(folder / name, index[name][1], dtype, found)
+        except (ValueError, OSError, MemoryError):
+            raise
+        except Exception as error:  # what libraries raise over damaged files has no common class
+            raise ValueError(
+                f"{folder / name} cannot be loaded ({type(error).__name__}: {error}); fetch or save it again"
+            ) from error
     return {**parts, **given}
 
 
@@ -219,7 +226,7 @@ def _load_tokenizer(folder: Path, class_name: str, dtype: torch.dtype, variant: 
 
 
 def _load_scheduler(folder: Path, class_name: str, dtype: torch.dtype, variant: str | None) -> Any:
-    return scheduler_class(class_name).from_pretrained(folder)
+    return scheduler_class(class_name, of_model=True).from_pretrained(folder)
 
 
 PARTS = {

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def save_folder(
         OSError: The folder cannot be written.
     """
     index = _index(parts, generation)
+    _warn_of_extensions(parts)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; give the name of a folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,8 +79,28 @@ def _index(parts: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str,
             raise ValueError(f"this pipeline has no {name}; only a whole pipeline can be saved")
         if library == "diffusers" and not hasattr(diffusers, class_name):
             raise ValueError(f"diffusers has no {class_name} to open this {name} with; use a class that it has")
-        index[name] = [library, class_name]
+        index[name] = [library, _PUBLIC_NAMES.get(class_name, class_name)]
     return index
+
+
+# transformers 5 gives this class a second name, which older versions do not know.
+_PUBLIC_NAMES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
+
+
+def _warn_of_extensions(parts: Mapping[str, Any]) -> None:
+    """Say what diffusers' pipeline would pass over in this model."""
+    vae, schedule = parts["vae"].config, parts["scheduler"].config
+    told = [f"the VAE's {name}" for name in ("shift_factor", "latents_mean", "latents_std") if vae.get(name)]
+    if schedule.get("prediction_type") == "flow":
+        told.append("prediction_type 'flow'")
+    if schedule.get("beta_schedule") == "sigmoid" and type(parts["scheduler"]).__name__ != "DDPMScheduler":
+        told.append("the sigmoid noise schedule")
+    if told:
+        warnings.warn(
+            f"diffusers' StableDiffusionPipeline does not know {', '.join(told)}: it will not draw this model's "
+            "pictures, latentgen does",
+            stacklevel=4,
+        )
 
 
 def _save_part(name: str, part: Any, folder: Path, variant: str | None, max_shard_size: int | str | None) -> None:

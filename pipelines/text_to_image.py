@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from latentgen.conditioning import ClipConditioner, TextConditioning
 from latentgen.hardware import parse_device, parse_dtype
 from pipelines import inputs
-from pipelines.choices import make_scheduler, scheduler_class
+from pipelines.choices import adapt_scheduler, make_scheduler, scheduler_class
 from pipelines.denoise import CALLBACK_TENSORS, Denoising, decode, denoise, to_arrays, to_pil
 from pipelines.loading import PARTS, HubOptions, load_parts, locate, read_index, stated_generation
 from pipelines.noise import Noise
@@ -85,7 +85,9 @@ class TextToImagePipeline(DiffusionPipeline):
         generation: inputs.Generation | None = None,
     ) -> None:
         super().__init__()
-        _check_fit(vae, text_encoder, unet)
+        check_fit(vae, text_encoder, unet)
+        if scheduler is not None:
+            adapt_scheduler(scheduler)
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         for module in (vae, unet):
             module.to(memory_format=torch.channels_last)
@@ -259,12 +261,13 @@ class TextToImagePipeline(DiffusionPipeline):
             latents: Noise of unit variance to start from, (pictures, C, h, w).
             prompt_embeds: Encoded prompts instead of `prompt`, (prompts, L, D).
             negative_prompt_embeds: The same for `negative_prompt`; one, or one for each prompt.
-            batch_size: Draw at most so many pictures at once; None draws all. The pictures are the same.
+            batch_size: Draw at most so many pictures at once; None draws all. The pictures of seeds are the same.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: Return a `TextToImageOutput`, not the tuple (images, seeds).
             show_progress: Show a bar; see also `set_progress_bar_config`.
             callback_on_step_end: Called as (pipeline, step, timestep, tensors) after every step of every batch; may
-                return tensors that replace those it was shown.
+                return tensors that replace those it was shown; `prompt_embeds` as it was shown holds, with guidance,
+                the negative prompts' rows before the prompts'.
             callback_on_step_end_tensor_inputs: Which tensors it is shown.
 
         Raises:
@@ -295,13 +298,16 @@ class TextToImagePipeline(DiffusionPipeline):
         self._num_timesteps = len(sampler.timesteps)
         with self._bar(len(batches) * self._num_timesteps, show_progress) as bar:
             for rows in batches:
+                if self._interrupt:
+                    break
                 # Anew for every batch: multistep samplers remember the one before.
                 sampler.set_timesteps(settings.num_inference_steps, device=device)
                 result = denoise(self, noise.latents[rows].to(device), run.rows(rows.tolist()), bar.update)
                 done.append(convert(result if output_type == "latent" else decode(self.vae, result)))
         self.maybe_free_model_hooks()
         images = join(done)
-        return TextToImageOutput(images, noise.seeds) if return_dict else (images, noise.seeds)
+        seeds = noise.seeds and noise.seeds[: len(images)]  # fewer when a callback stopped the call
+        return TextToImageOutput(images, seeds) if return_dict else (images, seeds)
 
     def _take_settings(self, *given: float | None) -> inputs.Generation:
         settings = self.generation.but(dict(zip(inputs.SETTINGS, given, strict=True)))
@@ -382,7 +388,12 @@ def _text_width(unet: Any) -> int | None:
     return width[0] if isinstance(width, (list, tuple)) else width
 
 
-def _check_fit(vae: Any, text_encoder: Any, unet: Any) -> None:
+def check_fit(vae: Any, text_encoder: Any, unet: Any) -> None:
+    """Check that parts belong together.
+
+    Raises:
+        ValueError: They do not.
+    """
     expected, latent = unet.config.in_channels, vae.config.latent_channels
     if expected != latent:
         raise ValueError(f"the U-Net reads {expected} channels, the VAE writes {latent}; take parts of one model")

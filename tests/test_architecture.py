@@ -22,6 +22,7 @@ FLOORS = {
     "latentgen.conditioning": 1,
     "latentgen.evaluation": 1,
     "latentgen.hardware": 0,
+    "latentgen.configuration": 0,
     "latentgen.diffusion": 0,
 }
 # The face: names its owners in strings, and may be imported by all for its version.

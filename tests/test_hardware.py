@@ -50,7 +50,7 @@ def test_unknown_dtypes_are_refused(name: object) -> None:
         hardware.parse_dtype(name, "cpu")
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "xpu:77", 3.5])
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "xpu:77", 3.5, "meta", "xla", "hpu", "cpu:3"])
 def test_devices_that_are_not_there_are_refused(name: object) -> None:
     with pytest.raises(ValueError, match="device"):
         hardware.parse_device(name)

@@ -47,6 +47,8 @@ class Player:
         for name, value in tensors.items():
             part, _, key = name.partition("/")
             parts[part][key] = value
+        if parts["ema"] and not self.ema:
+            raise ValueError("the checkpoint holds moving averages, but loop.ema_decay is 0: give it the run's value.")
         optimizer: dict[str, Any] = {}
         for name, value in parts["optimizer"].items():
             parameter_name, _, key = name.rpartition("/")
@@ -67,11 +69,13 @@ class Player:
             self.ema.load(parts["ema"])
 
 
-def save(folder: Path, step: int, players: Mapping[str, Player], *, keep: int, is_main: bool) -> Path:
+def save(
+    folder: Path, step: int, players: Mapping[str, Player], *, keep: int, is_main: bool, scaler: Any = None
+) -> Path:
     """Writes the checkpoint of `step` and then removes all but the newest `keep`.
 
     The files are written and flushed under another name, which is changed as the last act: a process killed
-    at any moment leaves either the whole checkpoint or none of it.
+    at any moment leaves either the whole checkpoint or none of it. `scaler` is fp16's loss scaler, where there is one.
     """
     target = folder / f"step-{step:08d}"
     states = {name: player.state() for name, player in players.items()}
@@ -85,16 +89,25 @@ def save(folder: Path, step: int, players: Mapping[str, Player], *, keep: int, i
     for name, (tensors, values) in states.items():
         save_file(tensors, part / f"{name}.safetensors")
         (part / f"{name}.json").write_text(json.dumps(values))
-    (part / "state.json").write_text(json.dumps({"step": step, "players": list(players)}))
-    for path in [*part.iterdir(), part]:
-        _flush(path)
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(part, target)
-    _flush(folder)
+    state = {"step": step, "players": list(players), "scaler": scaler.state_dict() if scaler else None}
+    (part / "state.json").write_text(json.dumps(state))
+    put_in_place(part, target)
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return target
+
+
+def put_in_place(part: Path, target: Path) -> None:
+    """Renames the finished folder `part` to `target`, when all of it is on the disk; replaces an older `target`."""
+    for path in [*part.rglob("*"), part]:
+        _flush(path)
+    older = target.with_name(f".old-{target.name}")
+    shutil.rmtree(older, ignore_errors=True)
+    if target.exists():
+        os.replace(target, older)
+    os.replace(part, target)
+    _flush(target.parent)
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
@@ -112,8 +125,23 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if NAME.fullmatch(p.name) and (p / "state.json").is_file())
 
 
-def restore(checkpoint: Path, players: Mapping[str, Player]) -> int:
-    """Loads a checkpoint into the players and returns its step. Raises ValueError where it is another task's."""
+def newest(folder: Path, resume: bool) -> Path | None:
+    """The checkpoint to go on from, None for a new run. Raises FileExistsError where there is one but no `resume`."""
+    saved = list_checkpoints(folder)
+    if saved and not resume:
+        raise FileExistsError(
+            f"{folder.parent} already holds a run at {saved[-1].name}: pass --resume to go on with it, or choose "
+            "another --output."
+        )
+    return saved[-1] if saved else None
+
+
+def restore(checkpoint: Path, players: Mapping[str, Player], scaler: Any = None) -> int:
+    """Loads a checkpoint into the players, and fp16's loss scaler, and returns its step.
+
+    Raises:
+        ValueError: It is another task's or another network's.
+    """
     state = json.loads((checkpoint / "state.json").read_text())
     if state["players"] != list(players):
         raise ValueError(
@@ -122,5 +150,13 @@ def restore(checkpoint: Path, players: Mapping[str, Player]) -> int:
         )
     for name, player in players.items():
         tensors = load_file(checkpoint / f"{name}.safetensors")
-        player.load_state(tensors, json.loads((checkpoint / f"{name}.json").read_text()))
+        try:
+            player.load_state(tensors, json.loads((checkpoint / f"{name}.json").read_text()))
+        except (RuntimeError, KeyError) as error:
+            raise ValueError(
+                f"{checkpoint} does not fit the {name} of this recipe: {error}; resume it with the recipe that it was "
+                "begun with, which is recipe.yaml in its run's folder."
+            ) from error
+    if scaler and state.get("scaler"):
+        scaler.load_state_dict(state["scaler"])
     return state["step"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
@@ -42,15 +41,13 @@ def train(task_name: str, argv: Sequence[str]) -> Path:
 
 
 def _run(parser: ArgumentParser, recipe_class: type, task_class: type, argv: Sequence[str]) -> Path:
+    from training import checkpoint
     from training.loop import Loop
 
     settings = parser.parse_args(list(argv))
     parts = parser.instantiate(settings)
     recipe = recipe_class(**{field.name: parts[field.name] for field in fields(recipe_class)})
     output = Path(recipe.output)
+    checkpoint.newest(output / "checkpoints", settings.resume)  # before anything is written there
     loop = Loop(task_class(recipe, output), recipe.loop, output, parser.dump(settings, skip_default=False))
     return loop.run(resume=settings.resume)
-
-
-if __name__ == "__main__":
-    print(train(sys.argv[1], sys.argv[2:]))

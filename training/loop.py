@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
@@ -32,8 +33,8 @@ class Task(Protocol):
     """What a task adds to the loop.
 
     `players` are the modules to train, in the order in which they move within a step (an autoencoder, then its
-    discriminator). A player's forward takes the batch and returns its loss and a dictionary of scalars to log;
-    it may leave tensors in the batch for the players after it.
+    discriminator). A player's forward takes the batch and returns its loss, a dictionary of scalars to log, and, where
+    players after it need them, a dictionary of tensors that their batch gets.
     """
 
     name: str
@@ -99,17 +100,14 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Fused AdamW over the trained parameters; vectors (biases, norms) are not decayed."""
     trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]],
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.epsilon,
-        fused=True,
-    )
+    groups = [[p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]]
+    settings = [{"params": group, **_hyperparameters(config, group)} for group in groups if group]
+    return torch.optim.AdamW(settings, lr=config.learning_rate, fused=True)
+
+
+def _hyperparameters(config: OptimizerConfig, group: list[nn.Parameter]) -> dict[str, Any]:
+    decay = config.weight_decay if any(p.ndim >= 2 for p in group) else 0.0
+    return {"betas": config.betas, "eps": config.epsilon, "weight_decay": decay}
 
 
 class Loop:
@@ -180,25 +178,35 @@ class Loop:
                     bar.set_postfix({k: f"{v:.4g}" for k, v in scalars.items()})
                     self.accelerator.log(scalars, step=step)
                 last = step + 1 == config.steps
-                if last or (step + 1) % config.checkpoint_every == 0 or interrupts.received:
+                leave = self._any(bool(interrupts.received))
+                if last or (step + 1) % config.checkpoint_every == 0 or leave:
                     self._save(step + 1)
                 if config.sample_every and (last or (step + 1) % config.sample_every == 0):
                     self._preview(step + 1)
-                if interrupts.received and not last:
+                if leave and not last:
                     bar.close()
+                    signal = interrupts.received or "a signal to another process"
                     raise KeyboardInterrupt(
-                        f"stopped by {interrupts.received} after step {step + 1}; the checkpoint is written: "
+                        f"stopped by {signal} after step {step + 1}; the checkpoint is written: "
                         "the same command with --resume goes on from it"
                     )
         bar.close()
         return self._finish()
 
+    def _any(self, flag: bool) -> bool:
+        """Whether it holds in any process: they must leave after the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum") > 0)
+
     def train_step(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
         """One optimizer step of every active player on one batch; returns the means of what they log."""
         rate = learning_rate(self.config.optimizer, step, self.config.steps)
+        fetched = [next(batches) for _ in range(self.config.gradient_accumulation)]
+        # After the batches: a data loader draws from the generator when it begins.
         torch.manual_seed(int(np.random.SeedSequence([self.config.seed, step]).generate_state(1)[0]))
         with self.accelerator.autocast():
-            parts = [self.task.prepare(next(batches), step) for _ in range(self.config.gradient_accumulation)]
+            parts = [self.task.prepare(batch, step) for batch in fetched]
         scalars: dict[str, float] = {"learning_rate": rate}
         for name, player in self.players.items():
             if self.task.is_active(name, step):
@@ -214,10 +222,12 @@ class Loop:
         for part in parts:
             sync = part is parts[-1]
             with nullcontext() if sync else self.accelerator.no_sync(module), self.accelerator.autocast():
-                loss, scalars = module(part)
+                loss, scalars, *left = module(part)
             if not torch.isfinite(loss):
                 self._fail(f"the loss of {name} is {loss.item()}", parts, step)
             self.accelerator.backward(loss / len(parts))
+            for tensors in left:
+                part.update(tensors)
             logged.append({"loss" if name == next(iter(self.players)) else f"{name}_loss": loss.detach(), **scalars})
         limit = self.config.optimizer.max_grad_norm or math.inf
         norm = self.accelerator.clip_grad_norm_(module.parameters(), limit)
@@ -244,13 +254,15 @@ class Loop:
         )
 
     def _begin(self, resume: bool) -> int:
-        saved = checkpoint.list_checkpoints(self.checkpoints)
-        if saved and not resume:
-            raise FileExistsError(
-                f"{self.output} already holds a run at {saved[-1].name}: pass --resume to go on with it, or choose "
-                "another --output."
-            )
-        return checkpoint.restore(saved[-1], self.players) if saved else 0
+        saved = checkpoint.newest(self.checkpoints, resume)
+        if saved is None:
+            return 0
+        step = checkpoint.restore(saved, self.players, self.accelerator.scaler)
+        for player in self.players.values():
+            # The recipe of this run holds, not that of the checkpoint.
+            for group in player.optimizer.param_groups:
+                group |= _hyperparameters(self.config.optimizer, group["params"])
+        return step
 
     def _loader(self, first_step: int) -> Iterator[Batch]:
         config, accelerator = self.config, self.accelerator
@@ -274,6 +286,7 @@ class Loop:
             self.players,
             keep=self.config.keep_checkpoints,
             is_main=self.accelerator.is_main_process,
+            scaler=self.accelerator.scaler,
         )
         self.accelerator.wait_for_everyone()
 
@@ -295,8 +308,11 @@ class Loop:
     def _finish(self) -> Path:
         model = self.output / "model"
         if self.accelerator.is_main_process:
+            part = self.output / ".part-model"
+            shutil.rmtree(part, ignore_errors=True)
             with self._averaged_weights():
-                self.task.export(model)
+                self.task.export(part)
+            checkpoint.put_in_place(part, model)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return model

@@ -12,6 +12,7 @@ Pictures that were drawn are kept in the output folder, so that a run that was c
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -198,12 +199,18 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
     return prompts
 
 
+def _name_of(number: int, prompt: str) -> str:
+    """Readable, and another for another prompt in whatever script."""
+    digest = hashlib.blake2b(prompt.encode(), digest_size=4).hexdigest()
+    return f"prompt-{number:03}-{prompt[:60]}-{digest}"
+
+
 def draw_prompts(options: argparse.Namespace) -> None:
     """Draws the prompts of a file on one labelled sheet."""
     prompts = read_prompts(options.prompts)
     sheet, listed = (script.new_file(options.out / name, options.overwrite) for name in ("prompts.png", "prompts.json"))
     artist = Studio(options)
-    names = [f"prompt-{number:03}-{prompt[:60]}" for number, (prompt, _) in enumerate(prompts)]
+    names = [_name_of(number, prompt) for number, (prompt, _) in enumerate(prompts)]
     tiles = [
         sheets.Tile(picture, (sheets.Line(prompt, rows=3), sheets.Line(shows, sheets.QUIET, rows=2)))
         for picture, (prompt, shows) in zip(artist.draw([one for one, _ in prompts], names), prompts, strict=True)

@@ -47,7 +47,9 @@ class NoiseSchedule:
         beta_t = -sigma_t^2 expm1(log_snr_t - log_snr_{t-1}), with the clean end before the first timestep.
         """
         before = torch.cat([self.log_snr.new_tensor([torch.inf]), self.log_snr[:-1]])
-        return -((-self.log_snr).sigmoid()) * torch.expm1(self.log_snr - before)
+        # Where no noise was added, both may be infinite.
+        fall = torch.where(self.log_snr == before, 0.0, self.log_snr - before)
+        return -((-self.log_snr).sigmoid()) * torch.expm1(fall)
 
     def __len__(self) -> int:
         return self.log_snr.numel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -136,7 +137,7 @@ class AutoencoderKL(StrictModel):
         shift_factor: `scale_latents` subtracts it first, where given.
         latents_mean: Mean of each latent channel, subtracted by `scale_latents`.
         latents_std: Deviation of each latent channel, divided out by `scale_latents`.
-        force_upcast: The decoder overflows in float16; pipelines then run it in float32.
+        force_upcast: The decoder may overflow in float16; information for pipelines, ours notices it by itself.
         use_quant_conv: Whether a 1x1 convolution follows the encoder.
         use_post_quant_conv: Whether a 1x1 convolution precedes the decoder.
         mid_block_add_attention: Whether both bottlenecks have attention.
@@ -183,6 +184,8 @@ class AutoencoderKL(StrictModel):
                 )
         for channels in block_out_channels:
             groups_fit("block_out_channels", channels, norm_num_groups)
+        if not (math.isfinite(scaling_factor) and scaling_factor != 0):
+            raise ValueError(f"scaling_factor={scaling_factor!r}; expected a finite number other than 0")
         for name, values in (("latents_mean", latents_mean), ("latents_std", latents_std)):
             if values is not None and len(values) != latent_channels:
                 raise ValueError(

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 
+from latentgen.configuration import check_types
 from latentgen.models.attention import BACKENDS, DEFAULT_BACKEND, Attention
 
 Model = TypeVar("Model", bound="StrictModel")
 
-# Keys that a config.json may carry beside the constructor's keywords.
-_BOOKKEEPING = frozenset({"quantization_config", "auto_map"})
+# Keys that a config.json may carry beside the constructor's keywords; the second line's are left by diffusers'
+# EMAModel, which saves its own state there.
+_BOOKKEEPING = frozenset({"quantization_config", "auto_map"}) | {
+    *("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup")
+}
 # How many tensor names an error message lists before it only counts.
 _NAMES_SHOWN = 5
 # The part of diffusers' and torch's messages that names the tensor whose shape does not fit, and the shapes.
@@ -79,34 +81,6 @@ def groups_fit(name: str, channels: int, groups: int) -> None:
         )
 
 
-def _check_types(model: type[ConfigMixin], config: dict[str, Any]) -> None:
-    """Compare a configuration with the annotations of the constructor.
-
-    Raises:
-        ValueError: A value is of another type.
-    """
-    constructor: Any = model.__init__  # type: ignore[misc]
-    hints = get_type_hints(constructor)
-    for name, value in config.items():
-        if name in hints and not _is_a(value, hints[name]):
-            expected = inspect.signature(constructor).parameters[name].annotation
-            raise ValueError(f"{name}={value!r} in the configuration of a {model.__name__}; expected {expected}")
-
-
-def _is_a(value: Any, hint: Any) -> bool:
-    """Whether `value`, read from JSON, can stand for the type `hint`: lists for tuples, whole numbers for floats."""
-    if get_origin(hint) in (Union, UnionType):
-        return any(_is_a(value, option) for option in get_args(hint))
-    if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        if not isinstance(value, (list, tuple)) or not (kinds[-1] is ... or len(kinds) == len(value)):
-            return False
-        return all(_is_a(item, kinds[0]) for item in value)  # no tuple of mixed types is in use
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
 class StrictModel(ModelMixin, ConfigMixin):
     """A diffusers model whose folder either fits whole or is refused.
 
@@ -153,7 +127,7 @@ class StrictModel(ModelMixin, ConfigMixin):
                         f"{cls.__name__} does not know the configuration keys {unknown!r}; remove them from "
                         f"{cls.config_name} (or from the call) if they do not change the network"
                     )
-            _check_types(cls, {**config, **kwargs})
+            check_types(cls, {**config, **kwargs})
         try:
             return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
         except (TypeError, RuntimeError, ZeroDivisionError) as error:

@@ -29,7 +29,7 @@ _ONLY = {
     "resnet_skip_time_act": (False,),
     "resnet_out_scale_factor": (1.0,),
     "time_embedding_type": ("positional",),
-    "attention_type": ("default",),
+    "attention_type": ("default", None),
     "mid_block_only_cross_attention": (None, False),
     "cross_attention_norm": (None,),
     "addition_embed_type": (None, "text", "text_time"),
@@ -96,7 +96,7 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         conv_in_kernel: Kernel of the first convolution.
         conv_out_kernel: Kernel of the last convolution.
         projection_class_embeddings_input_dim: Size of the vector that goes into the added embedding.
-        attention_type: Must be "default".
+        attention_type: Must be "default" or None.
         class_embeddings_concat: The class embedding is appended to the timestep's, not added.
         mid_block_only_cross_attention: Must be None or False.
         cross_attention_norm: Must be None.
@@ -145,7 +145,7 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         addition_embed_type: str | None = None,
         addition_time_embed_dim: int | None = None,
         num_class_embeds: int | None = None,
-        upcast_attention: bool = False,
+        upcast_attention: bool | None = False,
         resnet_time_scale_shift: str = "default",
         resnet_skip_time_act: bool = False,
         resnet_out_scale_factor: float = 1.0,
@@ -157,7 +157,7 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         conv_in_kernel: int = 3,
         conv_out_kernel: int = 3,
         projection_class_embeddings_input_dim: int | None = None,
-        attention_type: str = "default",
+        attention_type: str | None = "default",
         class_embeddings_concat: bool = False,
         mid_block_only_cross_attention: bool | None = None,
         cross_attention_norm: str | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -242,7 +243,9 @@ def build_levels(config: Any, temb_channels: int) -> tuple[nn.ModuleList, nn.Mod
     mid_block: nn.Module | None = None
     middle = resnet | {"output_scale_factor": config.mid_block_scale_factor}
     if config.mid_block_type == "UNetMidBlock2DCrossAttn":
-        mid_block = UNetMidBlock2DCrossAttn(widths[-1], depths[-1][0], middle, options[-1])
+        # The bottleneck keeps its self-attention whatever the levels do.
+        both = replace(options[-1], only_cross_attention=False)
+        mid_block = UNetMidBlock2DCrossAttn(widths[-1], depths[-1][0], middle, both)
     elif config.mid_block_type == "UNetMidBlock2D":
         mid_block = UNetMidBlock2D(widths[-1], None, layers=0, **middle)
 
@@ -276,9 +279,13 @@ def _transformer_options(config: Any, widths: Sequence[int]) -> list[Transformer
     heads = per_level("attention_head_dim", config.attention_head_dim, levels)
     text_dims = per_level("cross_attention_dim", config.cross_attention_dim, levels)
     only_cross = per_level("only_cross_attention", config.only_cross_attention, levels)
-    for channels, count in zip(widths, heads, strict=True):
+    middle = config.mid_block_type == "UNetMidBlock2DCrossAttn"
+    down = per_level("down_block_types", config.down_block_types, levels)
+    up = per_level("up_block_types", config.up_block_types, levels)
+    attends = [_DOWN[down[i]] or _UP[up[-1 - i]] or (middle and i + 1 == levels) for i in range(levels)]
+    for channels, count, attending in zip(widths, heads, attends, strict=True):
         groups_fit("block_out_channels", channels, config.norm_num_groups)
-        if count < 1 or channels % count:
+        if attending and (count < 1 or channels % count):
             raise ValueError(
                 f"attention_head_dim={config.attention_head_dim!r} (the number of heads) does not divide "
                 f"block_out_channels={tuple(widths)!r}; choose divisors"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from latentgen.configuration import check_spelling, check_types
 from latentgen.diffusion.level import CLEAN, Level, diffuse
 from latentgen.diffusion.prediction import PREDICTIONS, split, target
 from latentgen.diffusion.schedule import SPACINGS, canonical_beta_schedule, noise_schedule, spaced_timesteps
@@ -74,6 +75,24 @@ class DiscreteScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
         self.alphas_cumprod = self.schedule.alphas_cumprod.float()
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(config.num_train_timesteps - 1, -1, -1)
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Build the scheduler from a configuration, that of another class too: what is not a keyword here is kept.
+
+        Raises:
+            ValueError: A value of another type, or a key that is all but one of the keywords.
+        """
+        if isinstance(config, Mapping):
+            # Solvers that have no variance of their own say None for it.
+            config = {name: value for name, value in config.items() if (name, value) != ("variance_type", None)}
+            given = {**config, **kwargs}
+            check_types(cls, {name: value for name, value in given.items() if name != "trained_betas"})
+            check_spelling(cls, given)
+        try:
+            return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(f"this configuration of a {cls.__name__} cannot be built: {error}") from error
 
     @property
     def config(self) -> Any:

@@ -58,6 +58,16 @@ UNETS = {
         "mid_block_type": "UNetMidBlock2D",
         "only_cross_attention": True,
     },
+    "only text below": TINY | {"only_cross_attention": (False, False, True), "block_out_channels": (16, 32, 24)},
+    "only text everywhere": TINY | {"only_cross_attention": True, "cross_attention_dim": 32},
+    "as published for SDXL": TINY | {"upcast_attention": None, "freq_shift": 0.0, "attention_type": "default"},
+    "heads that fit where there is attention": TINY
+    | {
+        "block_out_channels": (16, 48),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 12,
+    },
     "modulated": TINY
     | {
         "resnet_time_scale_shift": "scale_shift",

@@ -54,3 +54,23 @@ def test_another_sampler_keeps_the_noise_schedule() -> None:
     assert make_scheduler(made, current) is made
     with pytest.raises(ValueError, match="expected a name or an object"):
         make_scheduler(3, current)
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_a_named_sampler_never_clips_latents_because_the_models_own_does_not_say(name: str) -> None:
+    current = getattr(diffusers, name)()
+    for wanted in ("ddim", "ddpm"):
+        assert make_scheduler(wanted, current).config.clip_sample is False
+
+
+def test_a_noise_schedule_that_a_sampler_does_not_have_is_said() -> None:
+    with pytest.raises(ValueError, match="EulerDiscreteScheduler cannot run this model's noise schedule"):
+        make_scheduler("euler", latentgen.DDIMScheduler(beta_schedule="sigmoid"))
+
+
+@pytest.mark.parametrize(
+    "name", ["RePaintScheduler", "FlowMatchEulerDiscreteScheduler", "CMStochasticIterativeScheduler"]
+)
+def test_samplers_of_other_models_are_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} does not sample this kind of model; choose one of"):
+        scheduler_class(name)

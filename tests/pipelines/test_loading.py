@@ -337,6 +337,80 @@ def test_no_name_means_the_bundled_model(tiny_folder, monkeypatch) -> None:
     assert np.array_equal(load(None)(**CALL).images, load(tiny_folder)(**CALL).images)
 
 
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": "1000"}),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 1000.5}),
+        ("scheduler/scheduler_config.json", {"beta_end": None}),
+        ("scheduler/scheduler_config.json", {"beta_end": [0.1]}),
+        ("scheduler/scheduler_config.json", {"timestep_spacing": ["leading"]}),
+        ("scheduler/scheduler_config.json", {"trained_betas": "abc"}),
+        ("scheduler/scheduler_config.json", {"predicton_type": "v_prediction"}),
+        ("text_encoder/config.json", {"hidden_size": "32"}),
+        ("text_encoder/config.json", {"num_attention_heads": 5}),
+        ("text_encoder/config.json", {"num_attention_heads": 0}),
+        ("text_encoder/config.json", {"hidden_act": "unheard-of"}),
+        ("vae/config.json", {"scaling_factor": 0.0}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": "77"}),
+    ],
+)
+def test_values_of_the_wrong_kind_are_our_errors(tiny_copy: Path, file: str, values: dict) -> None:
+    edit(tiny_copy / file, **values)
+    with pytest.raises(ValueError):  # noqa: PT011  # which message depends on who reads the file
+        load(tiny_copy)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"model": {}}', '{"version": "1.0"'])
+def test_a_damaged_tokenizer_is_our_error(tiny_copy: Path, content: str) -> None:
+    (tiny_copy / "tokenizer" / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match="tokenizer"):
+        load(tiny_copy)
+
+
+def test_a_half_written_list_of_merges_is_our_error(tiny_copy: Path) -> None:
+    home = tiny_copy / "tokenizer"
+    pipe = load(tiny_copy)
+    pipe.tokenizer.backend_tokenizer.model.save(str(home))
+    (home / "tokenizer.json").unlink()
+    assert np.array_equal(load(tiny_copy)(**CALL).images, pipe(**CALL).images)
+    merges = (home / "merges.txt").read_bytes().rstrip()
+    (home / "merges.txt").write_bytes(merges[:-1])
+    with pytest.raises(ValueError, match="tokenizer"):
+        load(tiny_copy)
+
+
+def test_a_tokenizer_of_any_allowed_class_can_be_saved_and_loaded_again(tiny_copy: Path, tmp_path: Path) -> None:
+    edit(tiny_copy / "model_index.json", tokenizer=["transformers", "PreTrainedTokenizerFast"])
+    config = tiny_copy / "tokenizer" / "tokenizer_config.json"
+    edit(config, tokenizer_class="PreTrainedTokenizerFast")
+    pipe = load(tiny_copy)
+    pipe.save_pretrained(tmp_path / "again")
+    index = json.loads((tmp_path / "again" / "model_index.json").read_text())
+    assert index["tokenizer"] == ["transformers", "PreTrainedTokenizerFast"]
+    assert np.array_equal(load(tmp_path / "again")(**CALL).images, pipe(**CALL).images)
+
+
+def test_what_diffusers_would_pass_over_is_said_on_saving(tiny_copy: Path, tmp_path: Path) -> None:
+    edit(tiny_copy / "vae" / "config.json", shift_factor=0.1)
+    edit(tiny_copy / "scheduler" / "scheduler_config.json", prediction_type="flow")
+    pipe = load(tiny_copy)
+    with pytest.warns(UserWarning, match="VAE's shift_factor, prediction_type 'flow'"):
+        pipe.save_pretrained(tmp_path / "again")
+
+
+def test_a_scheduler_of_another_kind_of_model_is_the_models_own_or_refused(tiny_copy: Path) -> None:
+    home = tiny_copy / "scheduler" / "scheduler_config.json"
+    with pytest.raises(ValueError, match="does not sample this kind of model"):
+        load(tiny_copy, scheduler="FlowMatchEulerDiscreteScheduler")
+    home.write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 2.0}))
+    edit(tiny_copy / "model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"])
+    assert load(tiny_copy)(**CALL).images.shape[-1] == 3
+    edit(tiny_copy / "model_index.json", scheduler=["diffusers", "RePaintScheduler"])
+    with pytest.raises(ValueError, match="does not sample this kind of model"):
+        load(tiny_copy)
+
+
 class Hub(BaseHTTPRequestHandler):
     """The part of the Hub's interface that downloading one model needs, over the folder `server.folder`."""
 

@@ -267,6 +267,30 @@ def test_a_callback_can_stop_the_call(own) -> None:
     draw(own, APPLE, callback_on_step_end=stop)
     draw(own, APPLE, num_inference_steps=3)
     assert len(batches) == 2 + 3
+    # What was not begun is not returned.
+    result = own([APPLE, FACE, PEAR], seed=[5, 6, 7], batch_size=1, num_inference_steps=3, callback_on_step_end=stop)
+    assert (len(result.images), result.seeds) == (1, [5])
+
+
+def test_a_callback_may_change_what_guidance_leads_from(pipe) -> None:
+    other = pipe.conditioner([FACE]).embeddings
+
+    def change(_: object, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
+        return {"negative_prompt_embeds": other} if step == 0 else {}
+
+    call = {"seed": 1, "guidance_scale": 3.0, "num_inference_steps": 2, "output_type": "latent"}
+    starts: list[torch.Tensor] = []
+    keep = {"callback_on_step_end": lambda _, step, t, tensors: starts.append(tensors["latents"])}
+    draw(pipe, APPLE, **call, **keep)
+    names = ["negative_prompt_embeds"]
+    changed = draw(pipe, APPLE, **call, callback_on_step_end=change, callback_on_step_end_tensor_inputs=names)
+    # By hand: the second step alone leads away from the other prompt.
+    pipe.scheduler.set_timesteps(2)
+    t = pipe.scheduler.timesteps[1]
+    with torch.no_grad():
+        away, to = (pipe.unet(starts[0], t, text).sample for text in (other, pipe.conditioner([APPLE]).embeddings))
+        expected = pipe.scheduler.step(away + 3.0 * (to - away), t, starts[0]).prev_sample
+    torch.testing.assert_close(changed, expected, rtol=1e-4, atol=1e-5)
 
 
 # What goes wrong
@@ -282,6 +306,8 @@ def test_a_callback_can_stop_the_call(own) -> None:
         ({"prompt": None}, "expected a sentence"),
         ({"prompt": []}, "expected a sentence"),
         ({"prompt": [APPLE, 3]}, "is a int; expected a string"),
+        ({"prompt": "caf\udce9"}, "not valid text"),
+        ({"negative_prompt": "caf\udce9"}, "not valid text"),
         ({"negative_prompt": 3}, "negative_prompt=3"),
         ({"negative_prompt": [FACE, PEAR]}, "2 negative prompts for 1 prompts"),
         ({"height": 15}, "height=15 is not a multiple of 2, .* use 14 or 16"),
@@ -341,6 +367,13 @@ def test_bad_input_is_refused_before_the_networks_are_asked(pipe, call: dict, me
     finally:
         handle.remove()
     assert batches == []
+
+
+def test_a_model_that_states_no_size_needs_one(own) -> None:
+    own.unet.register_to_config(sample_size=None)
+    with pytest.raises(ValueError, match="give height in pixels"):
+        draw(own, APPLE)
+    assert draw(own, APPLE, height=8, width=12).shape == (1, 8, 12, 3)
 
 
 def test_a_negative_prompt_without_guidance_is_noticed(pipe) -> None:

@@ -41,13 +41,13 @@ def test_each_player_moves_itself_alone(vae, batch):
     judge = PatchDiscriminator(base_channels=8, num_layers=1)
     reconstruction = Reconstruction(vae, AutoencoderLossConfig(adversarial=1.0), judge)
     discrimination = Discrimination(judge)
-    loss, scalars = reconstruction(batch)
+    loss, scalars, left = reconstruction(batch)
     loss.backward()
     assert "adversarial" in scalars
     assert len(gradients(vae)) == len(list(vae.parameters()))
     assert not gradients(judge)
     vae.zero_grad()
-    discrimination(batch)[0].backward()
+    discrimination(batch | left)[0].backward()
     assert not gradients(vae)
     assert len(gradients(judge)) == len(list(judge.parameters()))
 
@@ -60,8 +60,7 @@ def test_adversarial_gradient_raises_the_judges_logits(vae, batch):
 
     def verdict() -> float:
         with torch.no_grad():
-            player(batch)
-            return judge(batch["reconstruction"]).mean().item()
+            return judge(player(batch)[2]["reconstruction"]).mean().item()
 
     before = verdict()
     player(batch)[0].backward()
@@ -84,7 +83,7 @@ def test_every_term_reaches_what_it_should(term, vae, batch, squeezenet):
 
 def test_terms_equal_their_definitions(vae, batch):
     config = AutoencoderLossConfig(l1=0.7, l2=0.3, edges=0.2, kl=0.1)
-    loss, _ = Reconstruction(vae, config, None)(batch | {"adversarial": False})
+    loss, *_ = Reconstruction(vae, config, None)(batch | {"adversarial": False})
     posterior = vae.encode(batch["image"]).latent_dist
     error = vae.decode(posterior.mean + posterior.std * batch["noise"]).sample - batch["image"]
     rows, columns = error[:, :, 1:] - error[:, :, :-1], error[..., 1:] - error[..., :-1]
@@ -107,6 +106,34 @@ def test_normalised_latents_have_unit_moments_and_the_same_pictures(vae):
     torch.testing.assert_close(posterior.std, deviation, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(vae(images).sample, before, atol=1e-4, rtol=1e-4)
     assert vae.config.scaling_factor == 1.0
+
+
+@torch.no_grad()
+def test_what_the_configuration_said_of_the_latents_is_replaced():
+    """An autoencoder to go on from may shift and scale; one without quant_conv can say it in the configuration only."""
+    images = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    for quant, channelwise in ((True, True), (False, False)):
+        vae = AutoencoderKL(
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=3,
+            norm_num_groups=4,
+            shift_factor=0.5,
+            scaling_factor=0.3,
+            latents_mean=[1.0, 2.0, 3.0],
+            latents_std=[2.0, 2.0, 2.0],
+            use_quant_conv=quant,
+            use_post_quant_conv=quant,
+        )
+        before = vae(images).sample
+        normalise_latents(vae, images)
+        z = vae.scale_latents(vae.encode(images).latent_dist.mean)
+        dims = (0, 2, 3) if channelwise else (0, 1, 2, 3)
+        torch.testing.assert_close(z.mean(dims), torch.zeros_like(z.mean(dims)), atol=1e-4, rtol=0)
+        torch.testing.assert_close(z.std(dims), torch.ones_like(z.std(dims)), atol=1e-3, rtol=0)
+        torch.testing.assert_close(vae(images).sample, before, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(vae.unscale_latents(z), vae.encode(images).latent_dist.mean, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 
+import datasets
 import pytest
 import torch
 from hypothesis import given
@@ -12,9 +15,13 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from latentgen.cli.main import main
+from latentgen.models import AutoencoderKL
 from training.command import train
 from training.config import LoopConfig, OptimizerConfig
-from training.loop import _Numbers, learning_rate
+from training.data import DataConfig
+from training.data.shapes import ShapesSource
+from training.loop import Loop, _Numbers, learning_rate
+from training.tasks.autoencoder import AutoencoderModelConfig, AutoencoderRecipe, AutoencoderTask
 
 
 @given(
@@ -94,6 +101,77 @@ def test_a_run_is_not_overwritten(tiny, tmp_path):
     train("autoencoder", arguments)
     with pytest.raises(FileExistsError, match="--resume"):
         train("autoencoder", arguments)
+
+
+def test_a_refused_run_leaves_the_folder_as_it_is(tiny, tmp_path):
+    arguments = [*tiny("autoencoder", tmp_path / "run"), "--loop.steps=1"]
+    train("autoencoder", arguments)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    with pytest.raises(FileExistsError):
+        train("autoencoder", arguments)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+def test_the_optimizer_settings_of_the_recipe_hold_after_resuming(tiny, tmp_path):
+    arguments = tiny("autoencoder", tmp_path / "run")
+    train("autoencoder", [*arguments, "--loop.steps=1"])
+    changed = [
+        "--loop.optimizer.betas=[0.5,0.6]",
+        "--loop.optimizer.weight_decay=0.25",
+        "--loop.optimizer.epsilon=1e-3",
+    ]
+    train("autoencoder", [*arguments, *changed, "--loop.steps=2", "--resume"])
+    saved = json.loads((tmp_path / "run" / "checkpoints" / "step-00000002" / "autoencoder.json").read_text())
+    matrices, vectors = saved["param_groups"]
+    assert (matrices["betas"], matrices["weight_decay"], matrices["eps"]) == ([0.5, 0.6], 0.25, 1e-3)
+    assert (vectors["betas"], vectors["weight_decay"]) == ([0.5, 0.6], 0.0)
+
+
+@pytest.mark.parametrize(
+    "change", ["--model.layers_per_block=2", "--model.block_out_channels=[8,8]", "--loop.ema_decay=0"]
+)
+def test_a_checkpoint_of_another_network_is_refused_in_a_line(change, tiny, tmp_path, capsys):
+    arguments = tiny("autoencoder", tmp_path / "run")
+    train("autoencoder", [*arguments, "--loop.steps=1"])
+    assert main(["train", "autoencoder", *arguments, "--loop.steps=2", "--resume", f"--{change}"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("latentgen: error:")
+    assert "step-00000001" in error or "ema_decay" in error
+
+
+def test_a_model_that_is_not_whole_does_not_appear(tiny, tmp_path):
+    class CutOff(AutoencoderTask):
+        def export(self, folder):
+            super().export(folder)
+            raise OSError("no space left")
+
+    recipe = AutoencoderRecipe(
+        data=DataConfig(path="shapes", resolution=32, length=8),
+        model=AutoencoderModelConfig(block_out_channels=(8, 16), norm_num_groups=4),
+        loop=LoopConfig(steps=1, batch_size=2, sample_every=0, mixed_precision="no"),
+    )
+    run = tmp_path / "run"
+    with pytest.raises(OSError, match="no space"):
+        Loop(CutOff(recipe, run), recipe.loop, run, "").run()
+    assert not (run / "model").exists()
+    assert Loop(AutoencoderTask(recipe, run), recipe.loop, run, "").run(resume=True) == run / "model"
+    assert AutoencoderKL.from_pretrained(run / "model").config.latent_channels == 4
+    assert sorted(path.name for path in run.glob(".*")) == []
+
+
+@pytest.mark.parametrize("task", ["autoencoder", "text-encoder", "text-to-image"])
+def test_bad_pictures_and_missing_captions_stop_no_task(task, tiny, tmp_path):
+    good = io.BytesIO()
+    ShapesSource("train", 1, 32).image(0).save(good, "PNG")
+    contents = [b"no picture", *[good.getvalue()] * 10, None]
+    captions = ["a", " ", *["a red circle"] * 9, "b"]
+    images = [None if content is None else {"bytes": content, "path": None} for content in contents]
+    table = datasets.Dataset.from_dict({"image": images, "caption": captions})
+    table.cast_column("image", datasets.Image()).to_parquet(tmp_path / "a.parquet")
+    data = [f"--data.path={tmp_path / 'a.parquet'}", "--data.max_bad_share=0.5", "--loop.sample_every=1"]
+    assert train(task, [*tiny(task, tmp_path / "run"), *data, "--loop.steps=1"]).is_dir()
+    listed = (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()
+    assert len(listed) == (2 if task == "autoencoder" else 3)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def launch(processes: int, task: str, arguments: list[str]) -> None:
     launcher += ["--dynamo_backend=no", f"--num_processes={processes}", "--main_process_port=0"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*launcher, "-m", "training.command", task, *arguments],
+        [*launcher, "-m", "latentgen", "train", task, *arguments],
         env=environment,
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ from latentgen.diffusion.schedule import noise_schedule
 from latentgen.models import AutoencoderKL
 from latentgen.schedulers import DDPMScheduler
 from training.command import train
-from training.data import DataConfig, open_source
+from training.data import DataConfig, open_source, to_tensor
 from training.data.latents import encode_latents
 from training.tasks.text_to_image import (
     DenoiserConfig,
@@ -190,3 +190,48 @@ def test_bad_settings_are_refused(argument, message, tiny, tmp_path, capsys):
         train("text-to-image", [*tiny("text-to-image", tmp_path / "run"), argument])
     assert message in str(caught.value) + capsys.readouterr().err
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+def test_latents_are_float32_whatever_the_run_computes_in(parts, tmp_path):
+    vae = AutoencoderKL.from_pretrained(parts / "autoencoder/model").eval()
+    source = open_source(DataConfig(path="shapes", resolution=32, length=8))
+    plain = encode_latents(source, list(range(8)), vae, 32, tmp_path / "plain")
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = encode_latents(source, list(range(8)), vae, 32, tmp_path / "mixed")
+    assert mixed.mean.equal(plain.mean)
+    assert mixed.std.equal(plain.std)
+    pictures = torch.stack([to_tensor(source.image(row), 32) for row in range(8)])
+    posterior = vae.encode(pictures).latent_dist
+    torch.testing.assert_close(plain.std, posterior.std * vae.config.scaling_factor, rtol=1e-4, atol=1e-6)
+
+
+def test_latents_that_are_no_numbers_are_not_kept(parts, tmp_path):
+    vae = AutoencoderKL.from_pretrained(parts / "autoencoder/model").eval()
+    with torch.no_grad():
+        vae.encoder.conv_in.weight.fill_(float("inf"))
+    source = open_source(DataConfig(path="shapes", resolution=32, length=2))
+    with pytest.raises(FloatingPointError, match="shapes-train-0-0"):
+        encode_latents(source, [0, 1], vae, 32, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_saved_in_half_precision_gives_its_tower(tiny, parts, tmp_path):
+    saved = train("text-to-image", [*tiny("text-to-image", tmp_path / "one"), "--loop.steps=1", "--save_dtype=float16"])
+    given = [f"--vae={saved / 'vae'}", f"--text_encoder={saved}", "--loop.steps=1", "--loop.sample_every=1"]
+    for precision in ("no", "bf16"):
+        folder = tmp_path / precision
+        arguments = [*tiny("text-to-image", folder), *given, f"--loop.mixed_precision={precision}"]
+        assert train("text-to-image", arguments).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("--preview.count=0", "preview.count"), ("--preview.columns=0", "preview.columns"), ("unet", "U-Net reads 7")],
+)
+def test_what_would_fail_later_is_refused_at_the_start(setting, message, tiny, tmp_path):
+    if setting == "unet":
+        make_unet(MODEL, 8, 7, 16).save_pretrained(tmp_path / "unet")
+        setting = f"--model.init={tmp_path / 'unet'}"
+    with pytest.raises(ValueError, match=message):
+        train("text-to-image", [*tiny("text-to-image", tmp_path / "run"), setting])
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -28,8 +28,13 @@ def to_image(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
         # Pillow clips these to 0..255 when it converts them; "I;16" and what PNG reads as "I" hold 16 bits.
         values = np.asarray(picture, dtype=np.float64)
-        if picture.mode != "F" or values.max(initial=0.0) > 255:
-            values = values / 257.0
+        if not np.isfinite(values).all():
+            raise BadPictureError("holds NaN or infinity")
+        most = values.max(initial=0.0)
+        if picture.mode == "F" and most <= 1:
+            values = values * 255
+        elif picture.mode.startswith("I;") or most > 255:
+            values = values / 257
         return Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")

@@ -40,6 +40,8 @@ def encode_latents(
 ) -> Latents:
     """Encodes the rows' pictures, or reads what an earlier call with the same pictures and weights has kept.
 
+    It computes in float32 even where autocast is on: what is kept is used by runs of every precision.
+
     Args:
         source: where the pictures come from.
         rows: rows that are encoded, in this order.
@@ -47,18 +49,26 @@ def encode_latents(
         resolution: side of the pictures in pixels.
         folder: the file, named by what it depends on, is kept here; it appears whole or not at all.
         batch_size: pictures encoded at a time.
+
+    Raises:
+        FloatingPointError: The autoencoder makes NaN or infinity of a picture.
     """
-    parts = [source.fingerprint, str(rows), str(resolution), digest_of_weights(vae)]
+    parts = ["float32", source.fingerprint, str(rows), str(resolution), digest_of_weights(vae)]
     file = folder / f"latents-{hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()}.safetensors"
     if not file.is_file():
         device = next(vae.parameters()).device
         means, stds = [], []
         for start in tqdm(range(0, len(rows), batch_size), desc="encoding pictures", unit="batch"):
             images = torch.stack([to_tensor(source.image(row), resolution) for row in rows[start : start + batch_size]])
-            posterior = vae.encode(images.to(device, memory_format=torch.channels_last)).latent_dist
-            mean = vae.scale_latents(posterior.mean)
-            # scale_latents is affine, so a deviation is scaled by the difference that it makes.
-            std = vae.scale_latents(posterior.mean + posterior.std) - mean
+            with torch.autocast(device.type, enabled=False):
+                posterior = vae.encode(images.to(device, memory_format=torch.channels_last)).latent_dist
+                mean = vae.scale_latents(posterior.mean)
+                # scale_latents is affine: what it makes of 1 and of 0 tells by how much it stretches.
+                one = torch.ones_like(mean[:1])
+                std = posterior.std * (vae.scale_latents(one) - vae.scale_latents(0 * one))
+            if not (mean.isfinite().all() and std.isfinite().all()):
+                ids = ", ".join(source.id(row) for row in rows[start : start + batch_size])
+                raise FloatingPointError(f"the autoencoder makes NaN or infinity of a picture among {ids}")
             means.append(mean.float().cpu().contiguous())
             stds.append(std.float().cpu().contiguous())
         folder.mkdir(parents=True, exist_ok=True)

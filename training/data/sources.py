@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -109,13 +110,15 @@ class Source(Protocol):
 class TableSource:
     """A source over a `datasets.Dataset` with an image column; pictures are decoded when asked for."""
 
-    def __init__(self, dataset: Any, config: DataConfig, content: str) -> None:
+    def __init__(self, dataset: Any, config: DataConfig, content: str, captions: bool = True) -> None:
         import datasets
 
         columns = dataset.column_names
         _require_columns(columns, [config.image_column], "data.image_column", config.path)
-        self._captions: CaptionTemplate = _captions_of(config, columns)
-        _require_columns(columns, self._captions.columns, "the caption", config.path)
+        self._captions: CaptionTemplate | None = _captions_of(config, columns) if captions else None
+        if self._captions:
+            _require_columns(columns, self._captions.columns, "the caption", config.path)
+        dataset = _with_image_column(dataset, config.image_column)
         feature = dataset.features[config.image_column]
         if not isinstance(feature, datasets.Image):
             raise ValueError(
@@ -130,7 +133,8 @@ class TableSource:
             dataset = dataset.select(range(min(config.limit, len(dataset))))
         self._column = config.image_column
         self._images = dataset.select_columns([self._column]).cast_column(self._column, datasets.Image(decode=False))
-        self._rows = dataset.remove_columns([self._column])
+        self._rows = dataset.remove_columns(_image_columns(dataset))
+        self.left_out: dict[str, str] = {}
         labels = (
             (name, feature) for name, feature in self._rows.features.items() if isinstance(feature, datasets.ClassLabel)
         )
@@ -160,10 +164,12 @@ class TableSource:
         return decode(content)
 
     def row(self, index: int) -> dict[str, Any]:
-        """The other columns; class numbers are replaced by their names."""
+        """The columns that are no pictures; class numbers are replaced by their names."""
         row = dict(self._rows[index]) if self._rows.column_names else {}
         for name, feature in self._labels.items():
-            if row[name] is not None:
+            if row[name] is not None and row[name] < 0:  # the Hub's sign for "no label"
+                row[name] = None
+            elif row[name] is not None:
                 row[name] = feature.int2str(row[name]).replace("_", " ")
         return row
 
@@ -175,8 +181,21 @@ class TableSource:
 
     def caption(self, index: int, rng: np.random.Generator | None = None) -> str:
         """The canonical caption, or with `rng` one of the wordings that training sees; empty where there is none."""
+        if self._captions is None:
+            return ""
         row = self.row(index)
         return self._captions.canonical(row) if rng is None else self._captions.draw(row, rng)
+
+
+def _with_image_column(dataset: Any, column: str) -> Any:
+    """Takes encoded pictures for pictures, as pandas and pyarrow write them: bytes, or a struct of bytes and path."""
+    import datasets
+
+    feature = dataset.features[column]
+    of_bytes = isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
+    if of_bytes or (isinstance(feature, dict) and set(feature) == {"bytes", "path"}):
+        return dataset.cast_column(column, datasets.Image())
+    return dataset
 
 
 def _digest(content: bytes) -> str:
@@ -214,8 +233,12 @@ def _captions_of(config: DataConfig, columns: Sequence[str]) -> CaptionTemplate:
 # --- opening
 
 
-def open_source(config: DataConfig) -> Source:
+def open_source(config: DataConfig, captions: bool = True) -> Source:
     """Opens the source that a configuration names.
+
+    Args:
+        config: What to open.
+        captions: Whether captions are wanted; without, none need be there, and every caption is empty.
 
     Raises:
         FileNotFoundError: If nothing is at `config.path`.
@@ -233,18 +256,63 @@ def open_source(config: DataConfig) -> Source:
         files = splits[config.split]
         _require_rows(files, config)
         dataset = _load("parquet", config, data_files={config.split: [str(file) for file in files]})
-        return TableSource(dataset, config, _fingerprint(files))
-    folder = Path(config.path).expanduser()
+        return TableSource(dataset, config, _fingerprint(files), captions)
+    folder = Path(os.path.abspath(Path(config.path).expanduser()))
     if folder.is_dir():
-        dataset = _load("imagefolder", config, data_dir=str(folder))
-        return TableSource(dataset, config, _fingerprint(sorted(file for file in folder.rglob("*") if file.is_file())))
+        return _open_pictures(folder, config, captions)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", config.path):
         raise FileNotFoundError(
             f"data.path is {config.path!r}: no such file or folder; expected parquet, a folder of pictures, "
             f"a Hub data set 'owner/name', or '{SHAPES}'"
         )
     dataset = _load(config.path, config, revision=config.revision)
-    return TableSource(dataset, config, str(getattr(dataset, "_fingerprint", config.path)))
+    return TableSource(dataset, config, str(getattr(dataset, "_fingerprint", config.path)), captions)
+
+
+def _open_pictures(folder: Path, config: DataConfig, captions: bool) -> TableSource:
+    """A folder of pictures. Its own folders name splits if all of them do; no other name is taken for a split's."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+    pictures = [file for file in files if file.suffix.lower() in ImageFolder.EXTENSIONS]
+    if not pictures:
+        raise ValueError(f"{folder} holds no pictures and no parquet files; expected one or the other")
+    tops = {file.relative_to(folder).parts[0] for file in pictures if file.parent != folder}
+    names = {top: _split_word(top) for top in tops}
+    by_split = tops and None not in names.values() and all(file.parent != folder for file in pictures)
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        top = file.relative_to(folder).parts[0]
+        splits.setdefault((names.get(top) if by_split else "train") or "", []).append(file)
+    # What lies beside the folders of the splits (a licence, a README) belongs to none; metadata does to all.
+    beside = [file for file in splits.pop("", []) if file.name.startswith("metadata.")]
+    # train first: its folders tell the builder the classes.
+    in_order = sorted(splits, key=lambda split: (split != "train", split))
+    data_files = {split: [str(file) for file in [*splits[split], *beside]] for split in in_order}
+    dataset = _load("imagefolder", config, data_files=data_files)
+    own = set(splits[config.split])
+    if beside and config.image_column in dataset.column_names:
+        # Metadata of all splits give every split all rows.
+        places = _places(dataset, config.image_column)
+        dataset = dataset.select([row for row, place in enumerate(places) if place in own])
+    source = TableSource(dataset, config, _fingerprint([*sorted(own), *beside]), captions)
+    missing = own.intersection(pictures).difference(_places(dataset, config.image_column))
+    source.left_out = {str(file): "no row in the metadata file" for file in sorted(missing)}
+    return source
+
+
+def _places(dataset: Any, column: str) -> list[Path]:
+    """The files of a column of pictures."""
+    import datasets
+
+    values = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    return [
+        Path(os.path.abspath(value["path"])) for value in values.with_format("arrow")[:][column].to_pylist() if value
+    ]
 
 
 def _load(builder: str, config: DataConfig, **arguments: Any) -> Any:
@@ -270,6 +338,8 @@ def _parquet_files(path: str) -> dict[str, list[Path]] | None:
         files = [Path(name) for name in sorted(glob.glob(str(place), recursive=True))]
         if not files:
             raise FileNotFoundError(f"data.path is {path!r}: no file matches; expected parquet files")
+        # The folder that all matches are in: names below it may name splits.
+        place = next(folder for folder in place.parents if not glob.has_magic(str(folder)))
     elif place.is_file():
         files = [place]
     else:
@@ -302,15 +372,16 @@ def _require_rows(files: Sequence[Path], config: DataConfig) -> None:
         )
 
 
+def _split_word(name: str) -> str | None:
+    """The split that a name begins with ("train-00000-of-00002", "val"), or None."""
+    first = re.split(r"[^a-z]", name.lower())[0]
+    return next((split for split, words in _SPLIT_WORDS.items() if first in words), None)
+
+
 def _split_of(file: Path, root: Path) -> str:
-    """Reads a split from a file's name ("train-00000-of-00002") or its folder's; a file that names none is train."""
+    """Reads a split from a file's name or its folders' below `root`; a file that names none is train."""
     places = [file.stem, *(parent.name for parent in file.parents if root in parent.parents)]
-    for place in places:
-        first = re.split(r"[^a-z]", place.lower())[0]
-        for split, words in _SPLIT_WORDS.items():
-            if first in words:
-                return split
-    return "train"
+    return next(filter(None, map(_split_word, places)), "train")
 
 
 def _fingerprint(files: Sequence[Path], whole: int = 1 << 30) -> str:

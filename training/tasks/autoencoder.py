@@ -14,12 +14,14 @@ from torch.utils.data import Dataset, default_collate
 from latentgen.models import AutoencoderKL
 from training.config import LoopConfig
 from training.data import DataConfig, Source, draws, open_source, scan, to_tensor
-from training.data.held_out import held_out_source
+from training.data.held_out import held_out_source, rows_to_show
 from training.data.order import normal, row_of_sample
 from training.initialise import initialise_autoencoder
 from training.loop import Batch
 from training.perceptual import perceptual_distance
 from training.pictures import psnr, sheet
+
+_SHOWN = 64  # held-out pictures that a preview measures
 
 
 @dataclass
@@ -138,12 +140,11 @@ class Reconstruction(nn.Module):
         for network in self._perceptual:
             network.to(device).to(memory_format=torch.channels_last)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of images (B, 3, H, W) in [-1, 1] with posterior noise (B, C, h, w)."""
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Batch]:
+        """Loss of images (B, 3, H, W) in [-1, 1] with posterior noise (B, C, h, w); leaves their reconstruction."""
         images = batch["image"].contiguous(memory_format=torch.channels_last)
         posterior = self.vae.encode(images).latent_dist
         pictures = self.vae.decode(posterior.mean + posterior.std * batch["noise"]).sample
-        batch["reconstruction"] = pictures.detach()
         config, error = self.config, (pictures - images).float()
         terms = {"l1": error.abs().mean(), "l2": error.square().mean()}
         if config.edges:
@@ -157,7 +158,7 @@ class Reconstruction(nn.Module):
             weights = {k: v.detach() for k, v in judge.named_parameters()}
             terms["adversarial"] = -functional_call(judge, weights, (pictures,)).float().mean()
         loss = sum(getattr(config, name) * term for name, term in terms.items())
-        return loss, {name: term.detach() for name, term in terms.items()}
+        return loss, {name: term.detach() for name, term in terms.items()}, {"reconstruction": pictures.detach()}
 
 
 class Discrimination(nn.Module):
@@ -226,9 +227,13 @@ class AutoencoderTask:
         self.players: dict[str, nn.Module] = {"autoencoder": self.reconstruction}
         if discriminator is not None:
             self.players["discriminator"] = Discrimination(discriminator)
-        self.source = open_source(recipe.data)
-        self.rows = scan(self.source, output / "quarantine.jsonl", recipe.data.max_bad_share).good
-        self.held_out = _held_out(recipe, self.source)
+        self.source = open_source(recipe.data, captions=False)
+        self.rows = scan(self.source, output / "quarantine.jsonl", recipe.data.max_bad_share, captions=False).good
+        if recipe.validation:
+            held_out: Source | None = open_source(recipe.validation, captions=False)
+        else:
+            held_out = held_out_source(recipe.data, captions=False)
+        self.shown = rows_to_show(held_out, self.source, self.rows, _SHOWN, captions=False)
 
     def averaged(self, player: str) -> nn.Module | None:
         """The autoencoder itself is averaged, the discriminator is not."""
@@ -261,10 +266,12 @@ class AutoencoderTask:
 
     def preview(self, device: torch.device) -> tuple[Image.Image, dict[str, float]]:
         """Held-out pictures above their reconstructions, and the mean PSNR in dB."""
-        images = self.held_out.to(device)
+        resolution = self.recipe.data.resolution
+        images = torch.stack([to_tensor(self.shown.source.image(row), resolution) for row in self.shown.rows])
+        images = images.to(device)
         pictures = torch.cat([self.vae(part).sample for part in images.split(8)]).clamp(-1, 1)
         shown = torch.cat([images[:8], pictures[:8], images[8:16], pictures[8:16]])
-        return sheet(shown, columns=8), {"validation_psnr": psnr(pictures, images).mean().item()}
+        return sheet(shown, columns=8), {self.shown.name("psnr"): psnr(pictures, images).mean().item()}
 
     def export(self, folder: Path) -> None:
         """Saves the autoencoder with latents of zero mean and unit variance on the training pictures."""
@@ -277,13 +284,6 @@ class AutoencoderTask:
         self.vae.save_pretrained(folder)
 
 
-def _held_out(recipe: AutoencoderRecipe, train: Source, count: int = 64) -> Tensor:
-    source = open_source(recipe.validation) if recipe.validation else held_out_source(recipe.data) or train
-    every = max(1, len(source) // count)
-    rows = range(0, min(len(source), every * count), every)
-    return torch.stack([to_tensor(source.image(row), recipe.data.resolution) for row in rows])
-
-
 @torch.no_grad()
 def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
     """Changes the 1x1 convolutions around the latent so that each channel has mean 0 and deviation 1 on `images`.
@@ -291,18 +291,22 @@ def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
     What the autoencoder makes of a picture stays the same: with z' = (z - mean) / std, the rows of `quant_conv`
     that give mean and log-variance take up the change and the columns of `post_quant_conv` undo it. So a pipeline
     that knows a scaling factor only (here 1) meets latents that are as the diffusion process assumes them.
+
+    An autoencoder without these convolutions gets one shift and one factor for all channels in its configuration.
     """
     z = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(8)])
-    mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
-    channels = vae.config.latent_channels
     first, last = vae.quant_conv, vae.post_quant_conv
     if first is None or first.bias is None or last is None or last.bias is None:
-        raise ValueError(
-            "The autoencoder has no quant_conv or no post_quant_conv, which are to take up the latents' scale."
+        vae.register_to_config(
+            shift_factor=z.mean().item(), scaling_factor=1 / z.std().item(), latents_mean=None, latents_std=None
         )
+        return
+    # A channel that says nothing stays as small as it is.
+    mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3)).clamp(min=1e-4)
+    channels = vae.config.latent_channels
     last.bias += (last.weight[:, :, 0, 0] * mean).sum(1)
     last.weight *= std[:, None, None]
     first.bias[:channels] = (first.bias[:channels] - mean) / std
     first.weight[:channels] /= std[:, None, None, None]
     first.bias[channels:] -= 2 * std.log()
-    vae.register_to_config(scaling_factor=1.0)
+    vae.register_to_config(scaling_factor=1.0, shift_factor=None, latents_mean=None, latents_std=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +17,15 @@ from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, CLIPTe
 
 from training.config import LoopConfig
 from training.data import DataConfig, Source, draws, open_source, scan, to_tensor
-from training.data.held_out import held_out_source
+from training.data.held_out import held_out_source, rows_to_show
 from training.data.order import row_of_sample
 from training.loop import Batch
 from training.vocabulary import WORD_END, build_tokenizer
 
 # Of the nearness of texts, in SEED's notation; the teacher's is sharper, as there.
 _TEACHER_TEMPERATURE, _STUDENT_TEMPERATURE = 0.05, 0.07
+_VOCABULARY_ROWS = 20_000  # at most, evenly spaced, whose captions the vocabulary is learnt from
+_SHOWN = 256  # held-out pictures that a preview measures
 
 
 @dataclass
@@ -77,6 +80,8 @@ class TextEncoderRecipe:
         projection_dim: size of the space in which texts and pictures meet.
         text: the text tower.
         vision: the image tower.
+        embedding_deviation: standard deviation of the text tower's first token embeddings; CLIP's is 0.02. With 1, as
+            in T5, the tower's states keep telling words apart that its pictures do not tell apart yet.
         teacher: a sentence encoder to learn from as well.
         loop: steps, batch, optimizer and intervals.
     """
@@ -91,13 +96,26 @@ class TextEncoderRecipe:
     projection_dim: int = 256
     text: TowerConfig = field(default_factory=TowerConfig)
     vision: TowerConfig = field(default_factory=TowerConfig)
+    embedding_deviation: float = 0.02
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
+        for name in ("image_size", "patch_size", "context_length", "projection_dim", "vocabulary_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a whole number of at least 1.")
+        if not 0 < self.embedding_deviation < math.inf:
+            raise ValueError(f"embedding_deviation is {self.embedding_deviation}; expected a finite number above 0.")
+        if self.teacher.words % self.loop.batch_size:
+            raise ValueError(
+                f"teacher.words {self.teacher.words} must be a multiple of loop.batch_size {self.loop.batch_size}, so "
+                "that every process has the same share of them."
+            )
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}.")
         for name, tower in (("text", self.text), ("vision", self.vision)):
+            if min(tower.hidden_size, tower.layers, tower.heads) < 1:
+                raise ValueError(f"{name} is {tower}; expected whole numbers of at least 1.")
             if tower.hidden_size % tower.heads:
                 raise ValueError(
                     f"{name}.hidden_size {tower.hidden_size} must be a multiple of {name}.heads {tower.heads}."
@@ -129,7 +147,13 @@ def make_clip(recipe: TextEncoderRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
         vision_config=tower(recipe.vision) | vision,
         projection_dim=recipe.projection_dim,
     )
-    return CLIPModel(config)
+    clip = CLIPModel(config)
+    embeddings = clip.text_model.embeddings
+    with torch.no_grad():
+        embeddings.token_embedding.weight.normal_(std=recipe.embedding_deviation)
+        # Never less than CLIP's, and where words are strong they come before their places.
+        embeddings.position_embedding.weight.normal_(std=max(0.02, recipe.embedding_deviation / 5))
+    return clip
 
 
 class Contrast(nn.Module):
@@ -197,7 +221,7 @@ class Teacher:
                 f"teacher.path {path!r} is no folder of a transformers model: it has no config.json."
             )
         self.tokenizer = AutoTokenizer.from_pretrained(path)
-        self.model = AutoModel.from_pretrained(path).eval().requires_grad_(False)
+        self.model = AutoModel.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
         vocabulary = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
         self.words = [word for word, _ in vocabulary if word.isascii() and word.isalpha() and len(word) > 2]
 
@@ -269,6 +293,7 @@ class TextEncoderTask:
         self.teacher = Teacher(recipe.teacher.path) if recipe.teacher.path else None
         self.source = open_source(recipe.data)
         self.rows = scan(self.source, output / "quarantine.jsonl", recipe.data.max_bad_share).good
+        self.shown = rows_to_show(held_out_source(recipe.data), self.source, self.rows, _SHOWN)
         self.tokenizer = self._tokenizer()
         torch.manual_seed(recipe.loop.seed)
         self.clip = make_clip(recipe, self.tokenizer)
@@ -287,7 +312,7 @@ class TextEncoderTask:
 
     def _texts(self) -> Iterator[str]:
         """Captions in several wordings, to make their words tokens, and the teacher's words, common ones twice."""
-        for row in self.rows:
+        for row in self.rows[:: math.ceil(len(self.rows) / _VOCABULARY_ROWS)]:
             yield self.source.caption(row)
             yield self.source.caption(row, draws(self.recipe.loop.seed, "vocabulary", row))
         if self.teacher:
@@ -336,8 +361,7 @@ class TextEncoderTask:
 
     def preview(self, device: torch.device) -> tuple[Image.Image | None, dict[str, float]]:
         """Share of held-out pictures, 64 at a time, whose own caption is the nearest."""
-        source = held_out_source(self.recipe.data) or self.source
-        rows = [row_of_sample(i, len(source), 0) for i in range(min(256, len(source)))]
+        source, rows = self.shown.source, self.shown.rows
         hits = []
         for start in range(0, len(rows), 64):
             part = rows[start : start + 64]
@@ -345,7 +369,7 @@ class TextEncoderTask:
             captions = self._tokenise([source.caption(row) for row in part]).to(device)
             logits = self.clip(input_ids=captions, pixel_values=images).logits_per_image
             hits.append((logits.argmax(1) == torch.arange(len(part), device=device)).float())
-        return None, {"validation_accuracy": torch.cat(hits).mean().item()}
+        return None, {self.shown.name("accuracy"): torch.cat(hits).mean().item()}
 
     def export(self, folder: Path) -> None:
         """Saves `text_encoder` and `tokenizer` as a diffusers pipeline has them, and the whole CLIP beside them."""

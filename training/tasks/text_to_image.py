@@ -20,11 +20,12 @@ from latentgen.diffusion.prediction import target
 from latentgen.diffusion.schedule import noise_schedule
 from latentgen.models import AutoencoderKL, UNet2DConditionModel
 from latentgen.schedulers import DDIMScheduler
+from pipelines import inputs
 from pipelines.inputs import Generation
-from pipelines.text_to_image import TextToImagePipeline
+from pipelines.text_to_image import TextToImagePipeline, check_fit
 from training.config import LoopConfig
 from training.data import DataConfig, Source, draws, open_source, scan
-from training.data.held_out import held_out_source
+from training.data.held_out import held_out_source, rows_to_show
 from training.data.latents import Latents, encode_latents
 from training.data.order import normal, row_of_sample
 from training.initialise import initialise_unet
@@ -130,6 +131,13 @@ class PreviewConfig:
     columns: int = 8
     num_inference_steps: int = 25
     guidance_scale: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in ("count", "columns"):
+            inputs.whole(f"preview.{name}", getattr(self, name))
+        if self.prompts:
+            inputs.prompt_list(self.prompts)
+        Generation(self.num_inference_steps, self.guidance_scale)
 
 
 @dataclass
@@ -259,15 +267,16 @@ class TextToImageTask:
             self.vae.config.latent_channels,
             self.conditioner.text_encoder.config.hidden_size,
         )
+        check_fit(self.vae, self.conditioner.text_encoder, self.unet)
         self.players: dict[str, nn.Module] = {"denoiser": Denoising(self.unet, recipe.diffusion)}
         self.source = open_source(recipe.data)
         self.rows = scan(self.source, output / "quarantine.jsonl", recipe.data.max_bad_share).good
         self.prompts = recipe.preview.prompts or self._held_out_captions()
 
     def _held_out_captions(self) -> list[str]:
-        source = held_out_source(self.recipe.data) or self.source
-        count = min(self.recipe.preview.count, len(source))
-        return [source.caption(row_of_sample(i, len(source), 0)) for i in range(count)]
+        held_out = held_out_source(self.recipe.data)
+        shown = rows_to_show(held_out, self.source, self.rows, self.recipe.preview.count)
+        return [shown.source.caption(row) for row in shown.rows]
 
     def averaged(self, player: str) -> nn.Module | None:
         """The U-Net is averaged."""
@@ -352,5 +361,6 @@ def load_conditioner(folder: str) -> ClipConditioner:
                 f"text_encoder {folder!r} has no folder {part}: give a run's `model` folder of `latentgen train "
                 "text-encoder`, or a diffusers pipeline's folder."
             )
-    tower = CLIPTextModel.from_pretrained(root / "text_encoder")
+    # The dtype that it was saved in may be a half one, in which CPUs are slow and no optimizer of ours computes.
+    tower = CLIPTextModel.from_pretrained(root / "text_encoder", dtype=torch.float32)
     return ClipConditioner(CLIPTokenizer.from_pretrained(root / "tokenizer"), tower)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from training.data import BadPictureError, DataConfig, decode, draw_seed, draws, open_source, scan, to_tensor
-from training.data.held_out import held_out_source
+from training.data.held_out import held_out_source, rows_to_show
 
 
 def picture(
@@ -113,6 +113,18 @@ def test_half_transparency_is_mixed_with_white() -> None:
 def test_sixteen_bits_keep_their_brightness() -> None:
     levels = np.array([[0, 257 * 64, 257 * 200, 65535]], dtype=np.uint16)
     assert np.asarray(decode(encoded(Image.fromarray(levels))))[0, :, 0].tolist() == [0, 64, 200, 255]
+
+
+@pytest.mark.parametrize(("mode", "white"), [("F", 1), ("F", 255), ("F", 65535), ("I", 255), ("I", 65535)])
+def test_tiff_of_other_ranges_keeps_its_brightness(mode: str, white: int) -> None:
+    levels = np.array([[0, white / 2, white]]).astype(np.float32 if mode == "F" else np.int32)
+    seen = np.asarray(decode(encoded(Image.fromarray(levels), "TIFF")))[0, :, 0]
+    assert seen == pytest.approx([0, 127.5, 255], abs=1)
+
+
+def test_a_picture_of_nan_is_bad() -> None:
+    with pytest.raises(BadPictureError, match="NaN"):
+        decode(encoded(Image.fromarray(np.full((2, 2), np.nan, dtype=np.float32)), "TIFF"))
 
 
 def test_cmyk_and_grey_and_animation_become_rgb() -> None:
@@ -210,6 +222,61 @@ def test_class_folders_are_captioned_by_their_names(tmp_path: Path) -> None:
         picture().save(tmp_path / label / "0.png")
     source = open_source(DataConfig(path=str(tmp_path), caption_template="a photo of a {label}"))
     assert sorted(source.caption(index) for index in range(2)) == ["a photo of a pear", "a photo of a red apple"]
+
+
+def test_words_in_names_are_no_splits_unless_all_folders_name_one(tmp_path: Path) -> None:
+    def pictures(root: Path, *names: str) -> str:
+        for name in names:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            picture().save(root / name)
+        return str(root)
+
+    trains = pictures(tmp_path / "vehicles", "car/train_a.png", "train/steam.png", "train/test_run.png", "bus/val.png")
+    source = open_source(DataConfig(path=trains, caption_template="a {label}"))
+    assert [source.caption(index) for index in range(4)] == ["a bus", "a car", "a train", "a train"]
+
+    splits = pictures(tmp_path / "splits", "train/cat/1.png", "train/dog/2.png", "val/cat/3.png")
+    (tmp_path / "splits" / "LICENSE").write_text("of all of them")
+    check(open_source(DataConfig(path=splits, caption_template="a {label}")), 2, ["a cat", "a dog"])
+    check(open_source(DataConfig(path=splits, caption_template="a {label}", split="validation")), 1, ["a cat"])
+
+    shared = pictures(tmp_path / "shared", "train/1.png", "train/2.png", "test/3.png")
+    lines = [{"file_name": name, "text": name} for name in ("train/1.png", "train/2.png", "test/3.png")]
+    (tmp_path / "shared" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    check(open_source(DataConfig(path=shared)), 2, ["train/1.png", "train/2.png"])
+    check(open_source(DataConfig(path=shared, split="test")), 1, ["test/3.png"])
+
+
+def test_a_glob_over_folders_of_splits_keeps_them_apart(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        write_parquet(tmp_path / split / "0.parquet", [GOOD], text=[split])
+    check(open_source(DataConfig(path=str(tmp_path / "*" / "*.parquet"))), 1, ["train"])
+    check(open_source(DataConfig(path=str(tmp_path / "*" / "*.parquet"), split="validation")), 1, ["validation"])
+
+
+@pytest.mark.parametrize("value", [GOOD, {"bytes": GOOD, "path": None}])
+def test_pictures_of_pandas_and_pyarrow_are_taken_for_pictures(tmp_path: Path, value: object) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"image": [value], "text": ["one"]}), tmp_path / "a.parquet")
+    check(open_source(DataConfig(path=str(tmp_path))), 1, ["one"])
+
+
+def test_without_captions_pictures_are_enough(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", [GOOD, b"x", GOOD])
+    source = open_source(DataConfig(path=str(tmp_path)), captions=False)
+    assert [source.caption(index) for index in range(3)] == [""] * 3
+    assert scan(source, max_bad_share=0.5, captions=False).good == [0, 2]
+
+
+def test_a_row_without_class_has_no_caption_and_other_pictures_are_not_read(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"image": datasets.Image(), "mask": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    rows = {"image": [{"bytes": GOOD}] * 2, "mask": [{"bytes": b"x"}] * 2, "label": [1, -1]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    source = open_source(DataConfig(path=str(tmp_path), caption_template="a {label}"))
+    found = scan(source, max_bad_share=0.5)
+    assert source.caption(0) == "a dog"
+    assert [(bad.index, bad.reason) for bad in found.bad] == [(1, "no caption")]
 
 
 def test_several_captions_of_a_picture_are_drawn(tmp_path: Path) -> None:
@@ -328,6 +395,32 @@ def test_a_file_that_went_away_is_bad(tmp_path: Path) -> None:
     assert len(found.good) == 3
     assert "c.png" in found.bad[0].id
     assert "cannot be read" in found.bad[0].reason
+
+
+def test_pictures_that_the_metadata_leave_out_are_listed_and_counted(tmp_path: Path) -> None:
+    for name in "abcd":
+        picture(seed=ord(name)).save(tmp_path / f"{name}.png")
+    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps({"file_name": f"{n}.png", "text": n}) for n in "abd"))
+    source = open_source(DataConfig(path=str(tmp_path)))
+    found = scan(source, tmp_path / "run" / "quarantine.jsonl", max_bad_share=0.25)
+    assert len(found.good) == 3
+    (line,) = (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line)["id"].endswith("c.png")
+    with pytest.raises(ValueError, match="1 of 4 rows are bad"):
+        scan(source, max_bad_share=0.2)
+
+
+def test_what_is_shown_is_good_held_out_and_spread(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", [GOOD, b"x", *[GOOD] * 6], caption=["c"] * 8)
+    source = open_source(DataConfig(path=str(tmp_path)))
+    rows = scan(source, max_bad_share=0.5).good
+    seen = rows_to_show(None, source, rows, 3)
+    assert (seen.rows, seen.held_out, seen.name("psnr")) == ([0, 3, 5], False, "training_psnr")
+    write_parquet(tmp_path / "validation.parquet", [b"x", GOOD, GOOD, b"x"], caption=["c", "c", " ", "c"])
+    held_out = held_out_source(DataConfig(path=str(tmp_path)))
+    shown = rows_to_show(held_out, source, rows, 2)
+    assert (shown.source, shown.rows, shown.name("psnr")) == (held_out, [1], "validation_psnr")
+    assert sorted(rows_to_show(held_out, source, rows, 4, captions=False).rows) == [1, 2]
 
 
 def test_too_many_bad_rows_stop_before_training(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -124,6 +125,7 @@ def held_out(facts: Facts) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+@lru_cache(maxsize=1024)
 def scene(seed: int, split: str, index: int) -> Scene:
     """The scene of a number; a pure function of its arguments.
 
