@@ -91,7 +91,7 @@ def denoise(pipe: Any, latents: Tensor, run: Denoising, tick: Callable[[], objec
             latents = replaced.get("latents", latents)
             changed = replaced.get("prompt_embeds", embeddings)
             led_from = replaced.get("negative_prompt_embeds", negative)
-            if led_from is not negative:
+            if led_from is not None and led_from is not negative:
                 changed = torch.cat([led_from, changed[len(led_from) :]])
             if changed is not embeddings:
                 embeddings = changed

@@ -91,9 +91,9 @@ def side(name: str, value: Any, default: int | None, step: int) -> int:
     Raises:
         ValueError: Not a positive multiple of `step`, the pixels that one latent stands for; or nobody states a size.
     """
-    if value is None and default is None:
-        raise ValueError(f"this model does not state the size that it was trained at; give {name} in pixels")
     pixels = default if value is None else whole(name, value)
+    if pixels is None:
+        raise ValueError(f"this model does not state the size that it was trained at; give {name} in pixels")
     if pixels % step:
         below = pixels // step * step
         near = f"{below} or {below + step}" if below else f"{step}"

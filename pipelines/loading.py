@@ -222,7 +222,10 @@ _KEY_REPORTS = {"missing_keys": "missing", "unexpected_keys": "unexpected"}
 
 
 def _load_tokenizer(folder: Path, class_name: str, dtype: torch.dtype, variant: str | None) -> Any:
-    return getattr(transformers, class_name).from_pretrained(folder, local_files_only=True)
+    tokenizer = getattr(transformers, class_name).from_pretrained(folder, local_files_only=True)
+    if not isinstance(tokenizer.model_max_length, (int, float)) or tokenizer.model_max_length < 1:
+        raise ValueError(f"{folder} has model_max_length={tokenizer.model_max_length!r}; expected a whole number")
+    return tokenizer
 
 
 def _load_scheduler(folder: Path, class_name: str, dtype: torch.dtype, variant: str | None) -> Any:

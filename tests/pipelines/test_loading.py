@@ -346,7 +346,6 @@ def test_no_name_means_the_bundled_model(tiny_folder, monkeypatch) -> None:
         ("scheduler/scheduler_config.json", {"beta_end": [0.1]}),
         ("scheduler/scheduler_config.json", {"timestep_spacing": ["leading"]}),
         ("scheduler/scheduler_config.json", {"trained_betas": "abc"}),
-        ("scheduler/scheduler_config.json", {"predicton_type": "v_prediction"}),
         ("text_encoder/config.json", {"hidden_size": "32"}),
         ("text_encoder/config.json", {"num_attention_heads": 5}),
         ("text_encoder/config.json", {"num_attention_heads": 0}),
@@ -358,6 +357,13 @@ def test_no_name_means_the_bundled_model(tiny_folder, monkeypatch) -> None:
 def test_values_of_the_wrong_kind_are_our_errors(tiny_copy: Path, file: str, values: dict) -> None:
     edit(tiny_copy / file, **values)
     with pytest.raises(ValueError):  # noqa: PT011  # which message depends on who reads the file
+        load(tiny_copy)
+
+
+def test_a_misspelt_setting_of_the_scheduler_is_no_default(tiny_copy: Path) -> None:
+    path = tiny_copy / "scheduler" / "scheduler_config.json"
+    path.write_text(path.read_text().replace('"prediction_type"', '"predicton_type"'))
+    with pytest.raises(ValueError, match="'predicton_type', which it does not know; write 'prediction_type'"):
         load(tiny_copy)
 
 

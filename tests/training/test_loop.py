@@ -127,9 +127,7 @@ def test_the_optimizer_settings_of_the_recipe_hold_after_resuming(tiny, tmp_path
     assert (vectors["betas"], vectors["weight_decay"]) == ([0.5, 0.6], 0.0)
 
 
-@pytest.mark.parametrize(
-    "change", ["--model.layers_per_block=2", "--model.block_out_channels=[8,8]", "--loop.ema_decay=0"]
-)
+@pytest.mark.parametrize("change", ["model.layers_per_block=2", "model.block_out_channels=[8,8]", "loop.ema_decay=0"])
 def test_a_checkpoint_of_another_network_is_refused_in_a_line(change, tiny, tmp_path, capsys):
     arguments = tiny("autoencoder", tmp_path / "run")
     train("autoencoder", [*arguments, "--loop.steps=1"])

@@ -129,7 +129,7 @@ def test_teacher_embedding_is_the_mean_over_real_tokens(sentence_encoder):
 
 
 def test_tower_learns_from_its_teacher(tiny, sentence_encoder, tmp_path):
-    arguments = [*tiny("text-encoder", tmp_path / "run"), f"--teacher.path={sentence_encoder}", "--teacher.words=12"]
+    arguments = [*tiny("text-encoder", tmp_path / "run"), f"--teacher.path={sentence_encoder}", "--teacher.words=16"]
     arguments += ["--loop.steps=60", "--loop.optimizer.learning_rate=3e-3", "--loop.optimizer.warmup_steps=2"]
     train("text-encoder", arguments)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -169,6 +169,44 @@ def test_word_embeddings_start_as_near_as_the_teachers(sentence_encoder, tokeniz
     everything = teacher([t for t in vocabulary if t.isascii() and len(t) > 1])
     theirs = torch.nn.functional.normalize(teacher(words) - everything.mean(0), dim=1)
     torch.testing.assert_close(ours @ ours.T, theirs @ theirs.T, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("deviation", "places"), [(0.02, 0.02), (1.0, 0.2)])
+def test_embeddings_begin_as_the_recipe_says(deviation, places, tokenizer):
+    clip = make_clip(TextEncoderRecipe(image_size=16, embedding_deviation=deviation, context_length=77), tokenizer)
+    embeddings = clip.text_model.embeddings
+    for table, expected in ((embeddings.token_embedding, deviation), (embeddings.position_embedding, places)):
+        assert table.weight.std().item() == pytest.approx(expected, rel=0.03)
+
+
+def test_words_keep_their_places_apart_when_their_embeddings_are_strong(tokenizer):
+    """What a state says of its own word, as a share of all it says, grows with the embeddings' deviation."""
+    captions = [f"a {size} {shape}" for size in ("large", "small", "red", "blue") for shape in ("ring", "star")]
+    tokens = tokenizer(captions, return_tensors="pt").input_ids
+    shares = []
+    for deviation in (0.02, 1.0):
+        torch.manual_seed(0)
+        clip = make_clip(TextEncoderRecipe(image_size=16, embedding_deviation=deviation), tokenizer)
+        with torch.no_grad():
+            states = clip.text_model(input_ids=tokens).last_hidden_state[:, 3].view(4, 2, -1)  # at the shape's place
+        apart = (states - states.mean((0, 1))).square().mean()
+        shares.append(((states.mean(0) - states.mean((0, 1))).square().mean() / apart).item())
+    assert shares[1] > 0.85
+    assert shares[1] > shares[0] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("--patch_size=0", "patch_size is 0"),
+        ("--text.heads=0", "text is"),
+        ("--embedding_deviation=0", "embedding_deviation"),
+        ("--teacher.words=9", "multiple of loop.batch_size"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(setting, message, tiny, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train("text-encoder", [*tiny("text-encoder", tmp_path / "run"), setting])
 
 
 def test_a_missing_teacher_is_named(tiny, tmp_path):

@@ -218,10 +218,7 @@ def test_latents_that_are_no_numbers_are_not_kept(parts, tmp_path):
 def test_a_model_saved_in_half_precision_gives_its_tower(tiny, parts, tmp_path):
     saved = train("text-to-image", [*tiny("text-to-image", tmp_path / "one"), "--loop.steps=1", "--save_dtype=float16"])
     given = [f"--vae={saved / 'vae'}", f"--text_encoder={saved}", "--loop.steps=1", "--loop.sample_every=1"]
-    for precision in ("no", "bf16"):
-        folder = tmp_path / precision
-        arguments = [*tiny("text-to-image", folder), *given, f"--loop.mixed_precision={precision}"]
-        assert train("text-to-image", arguments).is_dir()
+    assert train("text-to-image", [*tiny("text-to-image", tmp_path / "two"), *given]).is_dir()
 
 
 @pytest.mark.parametrize(
