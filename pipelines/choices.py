@@ -104,7 +104,7 @@ def adapt_scheduler(scheduler: Any) -> None:
     """Set a model's scheduler to the rules that diffusers' Stable Diffusion pipelines impose, and warn of a change."""
     if changes := _latent_rules(scheduler):
         told = ", ".join(f"{name}={scheduler.config[name]!r} to {value!r}" for name, value in changes.items())
-        warnings.warn(f"the scheduler's {told}, as latent diffusion needs it and diffusers sets it", stacklevel=3)
+        warnings.warn(f"changed the scheduler's {told}, as latent diffusion needs it and diffusers does", stacklevel=3)
         scheduler.register_to_config(**changes)
 
 
