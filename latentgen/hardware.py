@@ -1,4 +1,4 @@
-"""Which device and which number format to compute in on this machine, and the names people give them."""
+"""Which device and which number format to compute in on this machine, the names people give them, and compiling."""
 
 from __future__ import annotations
 
@@ -75,6 +75,22 @@ def parse_dtype(dtype: str | torch.dtype | None, device: str | torch.device) -> 
     if found is None:
         raise ValueError(f"dtype {dtype!r} is not known; use auto, float32, float16 or bfloat16")
     return found
+
+
+def require_compiler(device: str | torch.device) -> None:
+    """Compile something small, so that a machine that cannot is told so before any long work (takes seconds).
+
+    Raises:
+        ValueError: `torch.compile` does not work here: no C++ compiler for the CPU, no Triton for a GPU.
+    """
+    try:
+        torch.compile(torch.neg)(torch.zeros(8, device=device))
+    except Exception as error:  # each back end of the compiler has its own
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(
+            f"torch.compile does not work on this machine ({reason}): install a C++ compiler such as g++ (on a GPU "
+            "Triton too), or leave compiling off"
+        ) from error
 
 
 def _cuda_has_bfloat16() -> bool:

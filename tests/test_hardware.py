@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -54,3 +60,17 @@ def test_unknown_dtypes_are_refused(name: object) -> None:
 def test_devices_that_are_not_there_are_refused(name: object) -> None:
     with pytest.raises(ValueError, match="device"):
         hardware.parse_device(name)
+
+
+@pytest.mark.parametrize("compiler", ["g++", "/nowhere/g++"])
+def test_a_machine_that_cannot_compile_is_told_so(tmp_path: Path, compiler: str) -> None:
+    if shutil.which("g++") is None or sys.platform != "linux":
+        pytest.skip("needs g++")
+    code = "from latentgen.hardware import require_compiler; require_compiler('cpu')"
+    own = os.environ | {"CXX": compiler, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=False)
+    if compiler == "g++":
+        assert done.returncode == 0, done.stderr
+    else:
+        assert "ValueError: torch.compile does not work on this machine" in done.stderr.splitlines()[-1]
+        assert "install a C++ compiler" in done.stderr.splitlines()[-1]

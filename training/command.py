@@ -41,6 +41,7 @@ def train(task_name: str, argv: Sequence[str]) -> Path:
 
 
 def _run(parser: ArgumentParser, recipe_class: type, task_class: type, argv: Sequence[str]) -> Path:
+    from latentgen.hardware import default_device, require_compiler
     from training import checkpoint
     from training.loop import Loop
 
@@ -49,5 +50,7 @@ def _run(parser: ArgumentParser, recipe_class: type, task_class: type, argv: Seq
     recipe = recipe_class(**{field.name: parts[field.name] for field in fields(recipe_class)})
     output = Path(recipe.output)
     checkpoint.newest(output / "checkpoints", settings.resume)  # before anything is written there
+    if recipe.loop.compile:
+        require_compiler(default_device())
     loop = Loop(task_class(recipe, output), recipe.loop, output, parser.dump(settings, skip_default=False))
     return loop.run(resume=settings.resume)
