@@ -41,7 +41,9 @@ def train(task_name: str, argv: Sequence[str]) -> Path:
 
 
 def _run(parser: ArgumentParser, recipe_class: type, task_class: type, argv: Sequence[str]) -> Path:
-    from latentgen.hardware import default_device, require_compiler
+    from accelerate import PartialState
+
+    from latentgen.hardware import require_compiler
     from training import checkpoint
     from training.loop import Loop
 
@@ -51,6 +53,6 @@ def _run(parser: ArgumentParser, recipe_class: type, task_class: type, argv: Seq
     output = Path(recipe.output)
     checkpoint.newest(output / "checkpoints", settings.resume)  # before anything is written there
     if recipe.loop.compile:
-        require_compiler(default_device())
+        require_compiler(PartialState().device)  # the loop's own
     loop = Loop(task_class(recipe, output), recipe.loop, output, parser.dump(settings, skip_default=False))
     return loop.run(resume=settings.resume)
