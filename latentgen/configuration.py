@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -45,7 +46,7 @@ def check_spelling(built: type, config: Mapping[str, Any]) -> None:
 def _is_a(value: Any, hint: Any) -> bool:
     """Whether `value`, read from JSON, can stand for the type `hint`.
 
-    Lists stand for tuples, whole numbers for floats, and whole floats for ints.
+    Lists stand for tuples, and whole numbers for floats.
     """
     if hint is Any:
         return True
@@ -60,6 +61,6 @@ def _is_a(value: Any, hint: Any) -> bool:
         return all(_is_a(item, kinds[0]) for item in value)  # no tuple of mixed types is in use
     if isinstance(value, bool):
         return hint is bool
-    if hint is int and isinstance(value, float):
-        return value.is_integer()
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     return isinstance(value, (int, float) if hint is float else hint)

@@ -68,8 +68,9 @@ def scheduler_class(name: str, of_model: bool = False) -> type[Any]:
         if class_name in suitable or (of_model and class_name in _OF_THEIR_OWN_MODELS):
             return found  # type: ignore[return-value]
         raise ValueError(f"{class_name} does not sample this kind of model; choose one of {', '.join(suitable)}")
-    close = difflib.get_close_matches(wanted, known, n=1)
-    hint = f"did you mean {known[close[0]]!r}? " if close else ""
+    by_name = {_plain(other): other for other in suitable}
+    close = difflib.get_close_matches(wanted, [*by_name, *_ALIASES], n=1)
+    hint = f"did you mean {by_name.get(close[0]) or _ALIASES[close[0]]!r}? " if close else ""
     raise ValueError(f"scheduler {name!r} is not known; {hint}choose one of {', '.join(suitable)}")
 
 
@@ -89,6 +90,8 @@ def make_scheduler(choice: Any, current: Any) -> Any:
         return current
     if isinstance(choice, str):
         made = scheduler_class(choice)
+        if (own := type(current).__name__) in _OF_THEIR_OWN_MODELS:
+            raise ValueError(f"this model is sampled by its own {own}; {made.__name__} cannot run its noise schedule")
         try:
             scheduler = made.from_config(current.config)
         except (NotImplementedError, TypeError) as error:
@@ -98,6 +101,24 @@ def make_scheduler(choice: Any, current: Any) -> Any:
     if not (hasattr(choice, "set_timesteps") and hasattr(choice, "step")):
         raise ValueError(f"scheduler {choice!r}; expected a name or an object with set_timesteps and step")
     return choice
+
+
+def check_steps(scheduler: Any, steps: int) -> None:
+    """Check that a sampler can take so many steps; its timesteps are set to them.
+
+    Raises:
+        ValueError: There are more than the model was trained at, or this sampler needs more.
+    """
+    name = type(scheduler).__name__
+    trained = getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
+    if trained is not None and steps > trained:
+        raise ValueError(f"num_inference_steps={steps}; this model was trained at {trained} timesteps, use no more")
+    try:
+        scheduler.set_timesteps(steps)
+    except (ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"{name} cannot sample in num_inference_steps={steps} ({error}); use more, or another scheduler"
+        ) from error
 
 
 def adapt_scheduler(scheduler: Any) -> None:

@@ -68,15 +68,18 @@ def denoise(pipe: Any, latents: Tensor, run: Denoising, tick: Callable[[], objec
     unet, scheduler = pipe.unet, run.scheduler
     extra = _step_options(scheduler, run)
     scale_input = getattr(scheduler, "scale_model_input", lambda sample, timestep: sample)
-    texts = [text for text in (run.negative, run.text) if text is not None]
-    both = TextConditioning.cat([TextConditioning(text.embeddings, text.mask) for text in texts])
-    embeddings = both.embeddings
+    both = TextConditioning.cat(
+        [TextConditioning(one.embeddings, one.mask) for one in (run.negative, run.text) if one is not None]
+    )
     text = _project(unet, both)
     latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
     for i, t in enumerate(scheduler.timesteps):
         if pipe.interrupt:
             break
         guided = pipe.do_classifier_free_guidance
+        if len(both) != len(latents) * (2 if guided else 1):
+            both = _fitting(both, len(latents), guided)
+            text = _project(unet, both)
         sample = scale_input(torch.cat([latents, latents]) if guided else latents, t)
         sample = sample.to(unet.dtype, memory_format=torch.channels_last)
         prediction = unet(sample, t, return_dict=False, **text)[0].float()
@@ -85,6 +88,7 @@ def denoise(pipe: Any, latents: Tensor, run: Denoising, tick: Callable[[], objec
             prediction = classifier_free(conditional, unconditional, pipe.guidance_scale, pipe.guidance_rescale)
         latents = scheduler.step(prediction, t, latents, return_dict=False, **extra)[0]
         if run.callback is not None:
+            embeddings = both.embeddings
             negative = embeddings[: len(latents)] if len(embeddings) > len(latents) else None
             shown = {"latents": latents, "prompt_embeds": embeddings, "negative_prompt_embeds": negative}
             replaced = run.callback(pipe, i, t, {name: shown[name] for name in run.callback_tensors}) or {}
@@ -94,9 +98,9 @@ def denoise(pipe: Any, latents: Tensor, run: Denoising, tick: Callable[[], objec
             if led_from is not None and led_from is not negative:
                 changed = torch.cat([led_from, changed[len(led_from) :]])
             if changed is not embeddings:
-                embeddings = changed
-                mask = both.mask if both.mask is not None and len(both.mask) == len(embeddings) else None
-                text = _project(unet, TextConditioning(embeddings, mask))
+                mask = both.mask if both.mask is not None and len(both.mask) == len(changed) else None
+                both = TextConditioning(changed, mask)
+                text = _project(unet, both)
         tick()
     if not latents.isfinite().all():
         raise FloatingPointError(
@@ -133,6 +137,17 @@ def _project(unet: Any, text: TextConditioning) -> dict[str, Any]:
     if hasattr(unet, "project_text"):
         return {"encoder_hidden_states": unet.project_text(embeddings, text.mask)}
     return {"encoder_hidden_states": embeddings, "encoder_attention_mask": text.mask}
+
+
+def _fitting(text: TextConditioning, count: int, guided: bool) -> TextConditioning:
+    """Rows of `text` for `count` pictures, when a callback has switched guidance or changed the embeddings."""
+    if not guided and len(text) == 2 * count:
+        return text.rows(slice(count, None))
+    raise ValueError(
+        f"after the callback there are {len(text)} rows of prompt_embeds for {count} pictures "
+        f"{'with' if guided else 'without'} guidance; return {2 * count if guided else count}"
+        f"{', the negative prompts first, and begin with a guidance_scale above 1' if guided else ''}"
+    )
 
 
 def _step_options(scheduler: Any, run: Denoising) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 _SEED_LIMIT = 2**63  # what torch.Generator.manual_seed takes
+_LONGEST_SIDE = 2**16  # pixels; no memory holds a picture of more
 
 
 def prompt_list(prompt: Any) -> list[str]:
@@ -89,11 +90,14 @@ def side(name: str, value: Any, default: int | None, step: int) -> int:
     """Height or width of the pictures in pixels.
 
     Raises:
-        ValueError: Not a positive multiple of `step`, the pixels that one latent stands for; or nobody states a size.
+        ValueError: Not a positive multiple of `step`, the pixels that one latent stands for; no picture has such a
+            side; or nobody states a size.
     """
     pixels = default if value is None else whole(name, value)
     if pixels is None:
         raise ValueError(f"this model does not state the size that it was trained at; give {name} in pixels")
+    if pixels > _LONGEST_SIDE:
+        raise ValueError(f"{name}={pixels}; expected at most {_LONGEST_SIDE} pixels")
     if pixels % step:
         below = pixels // step * step
         near = f"{below} or {below + step}" if below else f"{step}"

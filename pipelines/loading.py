@@ -29,6 +29,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # Components that diffusers' folders may name and that drawing a picture does not need.
 _NOT_NEEDED = frozenset({"safety_checker", "feature_extractor"})
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
+_SHORTEST_CONTEXT = 3  # a start mark, a word and an end mark
 # position_ids is a constant that older transformers saved with the weights.
 _NO_WEIGHT = re.compile(r"(.*\.)?position_ids")
 
@@ -67,7 +68,10 @@ def locate(source: str | Path | None, variant: str | None, hub: HubOptions) -> P
         return BUNDLED
     if not isinstance(source, (str, Path)) or not str(source).strip():
         raise ValueError(f"model {source!r}; expected a folder, a Hub id such as 'owner/name', or None")
-    folder = Path(source).expanduser()
+    try:
+        folder = Path(source).expanduser()
+    except RuntimeError as error:  # "~somebody" of nobody
+        raise FileNotFoundError(f"there is no model folder {source} ({error}); check the path") from error
     if folder.is_dir():
         return folder
     if folder.is_file():
@@ -170,7 +174,7 @@ def _check_class(folder: Path, name: str, value: list) -> None:
 def _check_part(folder: Path, name: str, index: Mapping[str, Any], variant: str | None) -> str | None:
     """Check one component's files; returns the variant that its weights come in."""
     part, home = PARTS[name], folder / name
-    if not isinstance(index.get(name), list) or index[name][0] is None:
+    if not isinstance(index.get(name), list) or not index[name] or index[name][0] is None:
         raise ValueError(f"{folder / INDEX} names no {name}; pass one to from_pretrained, or take a whole model folder")
     if not home.is_dir():
         raise FileNotFoundError(f"{home} is missing; the model folder is not complete")
@@ -215,6 +219,9 @@ def _load_text_encoder(folder: Path, class_name: str, dtype: torch.dtype, varian
     if any(wrong.values()):
         told = "; ".join(f"{label} {', '.join(wrong[kind][:5])}" for kind, label in _KEY_REPORTS.items() if wrong[kind])
         raise ValueError(f"the weights in {folder} are not those of its config.json: {told}; fetch or save them again")
+    # Numbers in config.json that make no sense show themselves when the tower runs.
+    with torch.no_grad():
+        model(torch.tensor([[0, model.config.eos_token_id]]))
     return model
 
 
@@ -223,8 +230,12 @@ _KEY_REPORTS = {"missing_keys": "missing", "unexpected_keys": "unexpected"}
 
 def _load_tokenizer(folder: Path, class_name: str, dtype: torch.dtype, variant: str | None) -> Any:
     tokenizer = getattr(transformers, class_name).from_pretrained(folder, local_files_only=True)
-    if not isinstance(tokenizer.model_max_length, (int, float)) or tokenizer.model_max_length < 1:
-        raise ValueError(f"{folder} has model_max_length={tokenizer.model_max_length!r}; expected a whole number")
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, int) or longest < _SHORTEST_CONTEXT:
+        raise ValueError(
+            f"{folder} has model_max_length={longest!r}; expected a whole number of tokens, at least "
+            f"{_SHORTEST_CONTEXT}"
+        )
     return tokenizer
 
 

@@ -19,7 +19,7 @@ class Noise:
     Attributes:
         latents: What the sampler starts from, of unit variance, (B, C, h, w), float32.
         generators: One a picture, for samplers that add noise on their way.
-        seeds: One a picture; None where the caller brought generators.
+        seeds: One a picture; None where they alone do not draw it again, beside generators and latents.
     """
 
     latents: Tensor
@@ -42,11 +42,12 @@ class Noise:
             generators = [torch.Generator("cpu").manual_seed(one) for one in seeds]
         else:
             seeds, generators = None, image_generators(generator, shape[0])
-            if latents is not None:
-                return Noise(latents.float(), generators, seeds)
-        # Seeds draw even where latents are brought, so that a sampler's later noise is the same in both cases.
-        drawn = initial_noise(generators, shape[1:])
-        return Noise(drawn if latents is None else latents.float(), generators, seeds)
+        if latents is None:
+            return Noise(initial_noise(generators, shape[1:]), generators, seeds)
+        if generator is None:
+            # Seeds draw even where latents are brought, so that a sampler's later noise is the same in both cases.
+            initial_noise(generators, shape[1:])
+        return Noise(latents.float(), generators, None)
 
 
 def initial_noise(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,25 +20,18 @@ from tqdm.auto import tqdm
 from latentgen.conditioning import ClipConditioner, TextConditioning
 from latentgen.hardware import parse_device, parse_dtype
 from pipelines import inputs
-from pipelines.choices import adapt_scheduler, make_scheduler, scheduler_class
+from pipelines.choices import adapt_scheduler, check_steps, make_scheduler, scheduler_class
 from pipelines.denoise import CALLBACK_TENSORS, Denoising, decode, denoise, to_arrays, to_pil
 from pipelines.loading import PARTS, HubOptions, load_parts, locate, read_index, stated_generation
 from pipelines.noise import Noise
 from pipelines.saving import save_folder
 
-
-def _cat(batches: list[Tensor]) -> Tensor:
-    # Inference tensors could not go into a training step.
-    with torch.inference_mode(False):
-        return torch.cat([batch.clone() for batch in batches])
-
-
 # output_type -> how a batch becomes output, and how batches of output are joined
 _OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], Callable[[list], Any]]] = {
     "pil": (to_pil, lambda batches: [picture for batch in batches for picture in batch]),
     "np": (to_arrays, np.concatenate),
-    "pt": (lambda pictures: pictures, _cat),
-    "latent": (lambda latents: latents, _cat),
+    "pt": (lambda pictures: pictures, torch.cat),
+    "latent": (lambda latents: latents, torch.cat),
 }
 
 
@@ -47,7 +41,7 @@ class TextToImageOutput(BaseOutput):
 
     Attributes:
         images: PIL images, an array (B, H, W, 3), a tensor (B, 3, H, W), both in [0, 1], or latents (B, C, h, w).
-        seeds: The seed that draws each of them again; None where the caller brought generators.
+        seeds: The seed that draws each of them again; None where the caller brought generators or latents.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
@@ -85,7 +79,7 @@ class TextToImagePipeline(DiffusionPipeline):
         generation: inputs.Generation | None = None,
     ) -> None:
         super().__init__()
-        check_fit(vae, text_encoder, unet)
+        check_fit(vae, text_encoder, unet, tokenizer)
         if scheduler is not None:
             adapt_scheduler(scheduler)
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
@@ -141,7 +135,7 @@ class TextToImagePipeline(DiffusionPipeline):
         if named is not None:
             scheduler_class(named)
         elif scheduler is not None:
-            components["scheduler"] = scheduler
+            components["scheduler"] = make_scheduler(scheduler, None)
         folder = locate(model, variant, HubOptions(revision, cache_dir, token, local_files_only))
         index = read_index(folder)
         generation = stated_generation(index)
@@ -214,7 +208,7 @@ class TextToImagePipeline(DiffusionPipeline):
         """Whether the running call shall stop after this step; a callback may set `_interrupt`."""
         return self._interrupt
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
@@ -282,7 +276,7 @@ class TextToImagePipeline(DiffusionPipeline):
         noise = Noise.of(seed, generator, latents, (len(prompt_of), *self._latent_shape(height, width)))
         at_once = len(prompt_of) if batch_size is None else inputs.whole("batch_size", batch_size)
         sampler, device = make_scheduler(scheduler, self.scheduler), self._execution_device
-        sampler.set_timesteps(settings.num_inference_steps, device=device)
+        check_steps(sampler, settings.num_inference_steps)
         run = Denoising(
             scheduler=sampler,
             eta=float(settings.eta),
@@ -296,11 +290,14 @@ class TextToImagePipeline(DiffusionPipeline):
         done = []
         batches = torch.arange(len(prompt_of)).split(at_once)
         self._num_timesteps = len(sampler.timesteps)
+        if eta and "eta" not in inspect.signature(sampler.step).parameters:
+            warnings.warn(f"{type(sampler).__name__} knows no eta; it has no effect", stacklevel=2)
         with self._bar(len(batches) * self._num_timesteps, show_progress) as bar:
             for rows in batches:
                 if self._interrupt:
                     break
-                # Anew for every batch: multistep samplers remember the one before.
+                # Anew for every batch: multistep samplers remember the one before, and callbacks change guidance.
+                self._guide_by(settings)
                 sampler.set_timesteps(settings.num_inference_steps, device=device)
                 result = denoise(self, noise.latents[rows].to(device), run.rows(rows.tolist()), bar.update)
                 done.append(convert(result if output_type == "latent" else decode(self.vae, result)))
@@ -311,9 +308,12 @@ class TextToImagePipeline(DiffusionPipeline):
 
     def _take_settings(self, *given: float | None) -> inputs.Generation:
         settings = self.generation.but(dict(zip(inputs.SETTINGS, given, strict=True)))
-        self._guidance_scale, self._guidance_rescale = float(settings.guidance_scale), float(settings.guidance_rescale)
+        self._guide_by(settings)
         self._interrupt = False
         return settings
+
+    def _guide_by(self, settings: inputs.Generation) -> None:
+        self._guidance_scale, self._guidance_rescale = float(settings.guidance_scale), float(settings.guidance_rescale)
 
     def _check_texts(
         self, prompt: Any, prompt_embeds: Any, negative_prompt: Any, negative_embeds: Any
@@ -388,12 +388,15 @@ def _text_width(unet: Any) -> int | None:
     return width[0] if isinstance(width, (list, tuple)) else width
 
 
-def check_fit(vae: Any, text_encoder: Any, unet: Any) -> None:
+def check_fit(vae: Any, text_encoder: Any, unet: Any, tokenizer: Any = None) -> None:
     """Check that parts belong together.
 
     Raises:
         ValueError: They do not.
     """
+    for name, part in (("vae", vae), ("unet", unet)):
+        if not hasattr(part, "config"):
+            raise ValueError(f"{name}={part!r}; expected a model, a pipeline cannot be without it")
     expected, latent = unet.config.in_channels, vae.config.latent_channels
     if expected != latent:
         raise ValueError(f"the U-Net reads {expected} channels, the VAE writes {latent}; take parts of one model")
@@ -402,6 +405,12 @@ def check_fit(vae: Any, text_encoder: Any, unet: Any) -> None:
             f"the U-Net reads text of {_text_width(unet)} channels, the text encoder writes "
             f"{text_encoder.config.hidden_size}; take parts of one model"
         )
+    if text_encoder is not None and tokenizer is not None:
+        known = text_encoder.get_input_embeddings().num_embeddings
+        if len(tokenizer) > known:
+            raise ValueError(
+                f"the tokenizer has {len(tokenizer)} tokens, the text encoder knows {known}; take parts of one model"
+            )
     for name, given in (("time_cond_proj_dim", (None,)), ("addition_embed_type", (None, "text"))):
         if (value := getattr(unet.config, name, None)) not in given:
             raise ValueError(f"the U-Net has {name}={value!r}, which this pipeline cannot give it")

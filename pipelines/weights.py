@@ -26,24 +26,25 @@ def weight_name(names: Collection[str], stem: str, variant: str | None, where: s
         FileNotFoundError: There are no weights, or only those of another variant.
         ValueError: There are only pickled weights.
     """
-    wanted = [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]
-    if variant:
-        wanted = [f"{stem}.{variant}.safetensors", f"{stem}.safetensors.index.{variant}.json", *wanted]
-    for name in wanted:
+    plain = [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]
+    asked = [f"{stem}.{variant}.safetensors", f"{stem}.safetensors.index.{variant}.json"] if variant else plain
+    # Of a whole file and shards side by side, transformers reads the file and diffusers the shards.
+    order = 1 if stem == "model" else -1
+    for name in [*asked[::order], *plain[::order]]:
         if name in names:
             return name
     others = {match.group(1) for name in names if (match := re.fullmatch(rf"{stem}\.([\w-]+)\.safetensors", name))}
     others |= {m.group(1) for name in names if (m := re.fullmatch(rf"{stem}\.safetensors\.index\.(\w+)\.json", name))}
     if others:
         choices = " or ".join(f"variant={other!r}" for other in sorted(others))
-        raise FileNotFoundError(f"{where} has no {wanted[0]}, but other weights; pass {choices} to load those")
+        raise FileNotFoundError(f"{where} has no {asked[0]}, but other weights; pass {choices} to load those")
     pickled = sorted(name for name in names if name.endswith(_PICKLED))
     if pickled:
         raise ValueError(
             f"{where} has its weights only as {pickled[0]}, a pickle, which may run code when it is read and is "
-            f"therefore refused; convert it to {wanted[0]}"
+            f"therefore refused; convert it to {asked[0]}"
         )
-    raise FileNotFoundError(f"{where}/{wanted[0]} is missing; the model folder is not complete")
+    raise FileNotFoundError(f"{where}/{asked[0]} is missing; the model folder is not complete")
 
 
 def shard_names(names: Collection[str], stem: str, weights: str) -> list[str]:

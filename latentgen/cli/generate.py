@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from pathlib import Path
 from typing import Any, NoReturn
 
 import latentgen
@@ -69,7 +70,7 @@ def run(argv: list[str]) -> int:
     pipe = TextToImagePipeline.from_pretrained(
         options.model, torch_dtype=options.dtype, device=options.device, scheduler=options.scheduler
     )
-    told = _parameters(pipe, wanted)
+    told = _parameters(pipe, options.model, wanted)
     for first in range(0, len(prompts), options.batch_size):
         batch = slice(first, first + options.batch_size)
         pictures, _ = pipe(
@@ -78,7 +79,7 @@ def run(argv: list[str]) -> int:
         for picture, prompt, seed, path in zip(pictures, prompts[batch], seeds[batch], paths[batch], strict=True):
             size = {"width": picture.width, "height": picture.height}
             output.save(picture, path, {"prompt": prompt, "seed": seed, **told, **size}, options.overwrite)
-            print(path, flush=True)
+            output.tell(path)
     return 0
 
 
@@ -98,17 +99,25 @@ def _wanted(options: argparse.Namespace) -> dict[str, Any]:
     return {**settings, **sides, "negative_prompt": options.negative_prompt}
 
 
-def _parameters(pipe: Any, wanted: dict[str, Any]) -> dict[str, Any]:
+def _parameters(pipe: Any, model: str | None, wanted: dict[str, Any]) -> dict[str, Any]:
     """What was asked for, or the model's own setting where nothing was."""
     own = vars(pipe.generation)
     settings = {name: own.get(name) if value is None else value for name, value in wanted.items()}
     return {
         **{name: value for name, value in settings.items() if value is not None},
         "scheduler": type(pipe.scheduler).__name__,
-        "model": pipe.config["_name_or_path"],
+        "model": _model_name(model),
         "dtype": str(pipe.dtype).removeprefix("torch."),
         "software": f"latentgen {latentgen.__version__}",
     }
+
+
+def _model_name(model: str | None) -> str:
+    """A Hub id as it is, a folder by its name alone: where it lies is nobody's business who gets the picture."""
+    if model is None:
+        return "bundled"
+    folder = Path(model).expanduser()
+    return folder.resolve().name if folder.is_dir() else model
 
 
 def _seeds(text: str) -> int | list[int]:

@@ -49,6 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except (MemoryError, RuntimeError) as error:
+        if os.environ.get("LATENTGEN_DEBUG") == "1" or not _is_out_of_memory(error):
+            raise
+        print(
+            f"latentgen: error: out of memory ({_one_line(error)}); ask for less at once: a smaller batch size, "
+            "smaller pictures, a model of fewer channels, or 16 bits a number",
+            file=sys.stderr,
+        )
+        return 2
     except _EXPECTED as error:
         if os.environ.get("LATENTGEN_DEBUG") == "1":
             raise
@@ -89,6 +98,12 @@ def _dispatch(arguments: list[str]) -> int:
         raise ValueError(f"there is no subcommand {first!r}; choose one of {', '.join(COMMANDS)}")
     module, function = COMMANDS[first].run.split(":")
     return getattr(import_module(module), function)(rest) or 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's own, torch's of accelerators, and torch's of the CPU, which has no class of its own."""
+    told = f"{type(error).__name__}: {error}"
+    return isinstance(error, MemoryError) or "OutOfMemory" in told or "can't allocate memory" in told
 
 
 def _show_warning(message: Warning | str, *args: object, **kwargs: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".webp": ("WEBP", {"quality": 95}),
 }
 _IMAGE_DESCRIPTION = 0x010E  # EXIF
+_LONGEST_IN_EXIF = 2000  # letters of one value
 
 
 def plan(out: str | None, prompts: Sequence[str], seeds: Sequence[int]) -> list[Path]:
@@ -30,11 +32,15 @@ def plan(out: str | None, prompts: Sequence[str], seeds: Sequence[int]) -> list[
     seed; None is the current folder. A file name is taken as it is for one picture, and numbered for several.
 
     Raises:
-        ValueError: The suffix is not that of a format in FORMATS.
+        ValueError: It is empty, or the suffix is not that of a format in FORMATS.
     """
+    if out is not None and not out.strip():
+        raise ValueError("--out is empty; give it the name of a file or a folder, or leave it out")
     path = Path(out or ".")
+    if path.name.lower() in FORMATS and not path.is_dir():
+        raise ValueError(f"--out {out} is a suffix without a name; write it as picture{path.name}")
     if out is None or out.endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
-        return [path / f"{_slug(prompt)}-{seed}.png" for prompt, seed in zip(prompts, seeds, strict=True)]
+        return [path / f"{name}.png" for name in _names(prompts, seeds)]
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"--out {out} has the suffix {path.suffix!r}; use {', '.join(FORMATS)}, or a folder's name")
     if len(seeds) == 1:
@@ -55,7 +61,7 @@ def check(paths: Sequence[Path], overwrite: bool) -> None:
     for path in paths:
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder; give --out another name")
-        if path.exists() and not overwrite:
+        if os.path.lexists(path) and not overwrite:
             raise FileExistsError(f"{path} exists; choose another --out, or pass --overwrite to replace it")
     for folder in {_nearest(path.parent) for path in paths}:
         if not folder.is_dir():
@@ -82,11 +88,17 @@ def save(picture: Image, path: Path, parameters: Mapping[str, Any], overwrite: b
     unfinished = path.parent / f".latentgen-{os.getpid()}{path.suffix}"
     try:
         picture.save(unfinished, format=kind, **options, **described)
-        if path.exists() and not overwrite:
+        if os.path.lexists(path) and not overwrite:
             raise FileExistsError(f"{path} was made while this picture was drawn; pass --overwrite to replace it")
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def tell(path: Path) -> None:
+    """Print a path, whatever letters the terminal's encoding lacks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(str(path).encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def _png_text(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,13 +114,30 @@ def _exif(parameters: Mapping[str, Any]) -> dict[str, Any]:
     from PIL.Image import Exif
 
     exif = Exif()
-    exif[_IMAGE_DESCRIPTION] = json.dumps(dict(parameters))
+    exif[_IMAGE_DESCRIPTION] = json.dumps({name: _cut(value) for name, value in parameters.items()})
     return {"exif": exif}
+
+
+def _cut(value: Any) -> Any:
+    # EXIF holds 64 kB in all, and JSON writes a letter beyond ASCII with 6 bytes, or 12.
+    return value if len(str(value)) <= _LONGEST_IN_EXIF else str(value)[:_LONGEST_IN_EXIF]
+
+
+def _names(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """Of prompt and seed; prompts that differ only in what a name leaves out are numbered."""
+    alike: dict[str, list[str]] = {}
+    for prompt in dict.fromkeys(prompts):
+        alike.setdefault(_slug(prompt), []).append(prompt)
+    number = {prompt: i for same in alike.values() for i, prompt in enumerate(same)}
+    return [
+        "-".join([_slug(prompt), *([f"{number[prompt] + 1}"] if number[prompt] else []), str(seed)])
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
 
 
 def _nearest(folder: Path) -> Path:
     """The first of `folder` and the folders around it that exists."""
-    return next((one for one in (folder, *folder.parents) if one.exists()), Path("."))
+    return next((one for one in (folder, *folder.parents) if os.path.lexists(one)), Path("."))
 
 
 def _slug(prompt: str, length: int = 48) -> str:

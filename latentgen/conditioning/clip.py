@@ -14,6 +14,8 @@ from latentgen.conditioning.text import TextConditioning
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
+_PROBED = 8  # numbers of each weight that tell whether a tower has changed
+
 
 class ClipConditioner:
     """Encodes prompts as Stable Diffusion 1 and 2 do: padded to the context, every token's last state.
@@ -68,14 +70,25 @@ class ClipConditioner:
 
     def empty(self) -> TextConditioning:
         """The empty prompt, a batch of one: what classifier-free guidance and caption dropout condition on."""
-        # The weights' addresses and versions: a moved, cast, trained or reloaded tower is noticed.
-        made_with = tuple((p.device, p.dtype, p.data_ptr(), p._version) for p in self.text_encoder.parameters())
-        if self._empty is None or made_with != self._empty_made_with:
+        made_with = self._fingerprint()
+        if self._empty is None or made_with is None or made_with != self._empty_made_with:
             # Inference tensors could not be given to a training step later.
             with torch.inference_mode(False):
                 self._empty = self._encode([""])
             self._empty_made_with = made_with
         return self._empty
+
+    def _fingerprint(self) -> tuple | None:
+        """What tells a moved, cast, trained, merged or reloaded tower from the one before: some of every weight.
+
+        The tensors' versions would not do: EMA models and adapters write through `.data`. None for a tower that is
+        offloaded, whose weights are not there.
+        """
+        weights = [p.detach() for p in self.text_encoder.parameters()]
+        if any(weight.is_meta for weight in weights):
+            return None
+        probes = torch.cat([weight.reshape(-1)[:_PROBED].to(weights[0].device, torch.float32) for weight in weights])
+        return tuple((weight.device, weight.dtype) for weight in weights), tuple(probes.tolist())
 
     @torch.no_grad()
     def _encode(self, prompts: list[str]) -> TextConditioning:
@@ -94,16 +107,19 @@ class ClipConditioner:
         whole = self.tokenizer(prompts, verbose=False)["input_ids"]
         for prompt, tokens in zip(prompts, whole, strict=True):
             if len(tokens) > self.max_length:
-                cut = str(self.tokenizer.decode(tokens[self.max_length - 1 : -1])).strip()
+                from_start = self.tokenizer.truncation_side == "left"
+                lost = tokens[1 : 1 - self.max_length] if from_start else tokens[self.max_length - 1 : -1]
+                cut = str(self.tokenizer.decode(lost)).strip()
                 warnings.warn(
                     f"the prompt {_shortened(prompt)!r} is {len(tokens)} tokens long and this model reads "
-                    f"{self.max_length}; cut from its end: {cut!r}",
+                    f"{self.max_length}; cut from its {'beginning' if from_start else 'end'}: {cut!r}",
                     stacklevel=2,
                 )
         batch = self.tokenizer(
             prompts, padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
         )
-        device = self.text_encoder.device
+        # Where an offloaded tower will compute is known to its hooks alone; they move what they are given.
+        device = "cpu" if self.text_encoder.device.type == "meta" else self.text_encoder.device
         return batch["input_ids"].to(device), batch["attention_mask"].to(device)
 
 

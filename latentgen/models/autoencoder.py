@@ -13,7 +13,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from latentgen.models.base import StrictModel, groups_fit, supported
+from latentgen.models.base import StrictModel, at_least, groups_fit, supported
 from latentgen.models.posterior import DiagonalGaussian
 from latentgen.models.resnet import activation
 from latentgen.models.unet_blocks import DownEncoderBlock2D, UNetMidBlock2D, UpDecoderBlock2D
@@ -182,6 +182,7 @@ class AutoencoderKL(StrictModel):
                 raise ValueError(
                     f"{name}={blocks!r} has {len(blocks)} entries; expected {len(block_out_channels)}, one a level"
                 )
+        at_least("sample_size", sample_size, 1)
         for channels in block_out_channels:
             groups_fit("block_out_channels", channels, norm_num_groups)
         if not (math.isfinite(scaling_factor) and scaling_factor != 0):
@@ -226,7 +227,11 @@ class AutoencoderKL(StrictModel):
     def decode(
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> DecoderOutput | tuple[Tensor]:
-        """Unscaled latents (B, L, h, w) to pictures (B, C, h*factor, w*factor). Nothing is drawn from `generator`."""
+        """Unscaled latents (B, L, h, w), of any dtype, to pictures (B, C, h*factor, w*factor) in the model's.
+
+        Nothing is drawn from `generator`.
+        """
+        z = z.to(self.dtype)
         if self.post_quant_conv is not None:
             z = self.post_quant_conv(z)
         sample = self.decoder(z)

@@ -43,6 +43,17 @@ def supported(name: str, value: Any, choices: object) -> Any:
     return value
 
 
+def at_least(name: str, value: Any, least: int) -> None:
+    """Check a number or each of several; None is nobody's choice.
+
+    Raises:
+        ValueError: One is smaller.
+    """
+    for one in value if isinstance(value, (list, tuple)) else [value]:
+        if one is not None and one < least:
+            raise ValueError(f"{name}={value!r}; expected {least} or more")
+
+
 def per_level(name: str, value: Any, levels: int) -> tuple:
     """Spread a keyword that may be one value or a list with one value a level over all levels.
 

@@ -13,7 +13,7 @@ from diffusers.utils import BaseOutput, scale_lora_layers, unscale_lora_layers
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from latentgen.models.base import StrictModel, required, supported
+from latentgen.models.base import StrictModel, at_least, required, supported
 from latentgen.models.embeddings import TextTimeEmbedding, TimestepEmbedding, Timesteps
 from latentgen.models.resnet import activation
 from latentgen.models.transformer import TextAttention, TextProjections
@@ -167,6 +167,8 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         config = self.config
         for name, choices in _ONLY.items():
             supported(name, config[name], choices)
+        at_least("sample_size", sample_size, 1)
+        at_least("downsample_padding", downsample_padding, 0)
         widths = tuple(block_out_channels)
         temb_channels = time_embedding_dim or 4 * widths[0]
 

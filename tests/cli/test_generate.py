@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +59,7 @@ def test_a_picture_is_that_of_the_pipeline_and_says_what_it_was_made_from(genera
     assert text["guidance_scale"] == "3.0"
     assert text["guidance_rescale"] == "0.0"
     assert (text["width"], text["height"]) == ("20", "16")
-    assert (text["scheduler"], text["dtype"], text["model"]) == ("DDIMScheduler", "float32", str(tiny_folder))
+    assert (text["scheduler"], text["dtype"], text["model"]) == ("DDIMScheduler", "float32", tiny_folder.name)
     assert text["software"] == f"latentgen {latentgen.__version__}"
     assert [path.name for path in Path("new").iterdir()] == ["apple.png"]
 
@@ -75,6 +77,47 @@ def test_several_pictures_are_numbered_or_named_in_a_folder(generate) -> None:
     assert len(lines) == 1
     assert Path(lines[0]).is_file()
     assert Path(lines[0]).parent == Path(".")
+
+
+def test_prompts_of_one_file_name_are_numbered(generate) -> None:
+    long = "a firefighter with dark skin and a big red helmet on the head"
+    prompts = [f"{long}, noto style", f"{long}, twemoji style", "A cat!", "a cat?"]
+    status, lines, _ = generate(*prompts, "--seed", "7,7,7,7", "--out", "folder/")
+    assert status == 0
+    told = []
+    for line in lines:
+        with Image.open(line) as picture:
+            told.append(picture.text["prompt"])
+    assert told == prompts
+    assert [Path(line).name for line in lines[2:]] == ["a-cat-7.png", "a-cat-2-7.png"]
+
+
+def test_paths_that_the_terminal_cannot_print_do_not_end_the_job(tiny_folder, tmp_path) -> None:
+    words = [sys.executable, "-m", "latentgen", "generate", "猫", "犬", "--model", str(tiny_folder), "--steps", "1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [*words, "--seed", "1", "--quiet"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "\\u732b-1.png\n\\u72ac-2.png\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["犬-2.png", "猫-1.png"]
+
+
+def test_a_description_longer_than_exif_is_cut_and_the_picture_kept(generate) -> None:
+    status, _, _ = generate(APPLE, "--negative-prompt", "é" * 30000, "--out", "a.jpg", "--quiet")
+    assert status == 0
+    told = json.loads(Image.open("a.jpg").getexif()[0x010E])
+    assert told["prompt"] == APPLE
+    assert set(told["negative_prompt"]) == {"é"}
+
+
+def test_links_are_not_followed_into_nothing(generate) -> None:
+    Path("link.png").symlink_to("target.png")
+    assert generate(APPLE, "--out", "link.png")[0] == 2
+    assert Path("link.png").is_symlink()
+    Path("sub").symlink_to("gone")
+    status, _, err = generate(APPLE, "--out", "sub/a.png")
+    assert status == 2
+    assert "sub is a file, no folder can be made in it" in err
 
 
 def test_files_are_replaced_only_when_told_to(generate) -> None:
@@ -114,6 +157,8 @@ def test_quiet_prints_paths_only(generate) -> None:
         ([APPLE, "--batch-size", "0"], "--batch-size=0"),
         ([APPLE, "--height", "-8"], "--height=-8"),
         ([APPLE, "--colour", "red"], "unrecognized arguments: --colour red"),
+        ([APPLE, "--out", ""], "--out is empty"),
+        ([APPLE, "--out", ".png"], "--out .png is a suffix without a name"),
         ([APPLE, "--out", "a.gif"], "suffix '.gif'; use .png, .jpg, .jpeg, .webp"),
         ([APPLE, "--out", "file/a.png"], "file is a file, no folder can be made in it"),
         ([APPLE, APPLE, "--seed", "1,1"], "two pictures have the same prompt and seed"),
@@ -141,6 +186,11 @@ def test_bad_arguments_are_found_before_the_model_is_looked_for(
         (["--model", "./no-such-model"], "there is no model folder ./no-such-model"),
         (["--scheduler", "dimm"], "scheduler 'dimm' is not known; did you mean 'DDIMScheduler'"),
         (["--height", "15"], "height=15 is not a multiple of 2"),
+        (["--height", "1180591620717411303424"], "expected at most 65536 pixels"),
+        (["--steps", "100000000000000000000"], "this model was trained at 1000 timesteps"),
+        (["--scheduler", "pndm", "--steps", "2"], "PNDMScheduler cannot sample in num_inference_steps=2"),
+        (["--scheduler", "k_euler"], "did you mean 'EulerDiscreteScheduler'"),
+        (["--model", "~nobody-of-that-name/x"], "there is no model folder ~nobody-of-that-name/x"),
     ],
     ids=str,
 )

@@ -6,6 +6,7 @@ import re
 import warnings
 
 import pytest
+import torch
 
 import latentgen
 from latentgen.cli import main as command
@@ -81,6 +82,15 @@ def test_our_own_mistakes_keep_their_traceback(subcommand) -> None:
     subcommand(fail)
     with pytest.raises(KeyError):
         command.main(["trial"])
+
+
+@pytest.mark.parametrize("ask", [lambda: torch.empty(2**60), lambda: bytearray(2**62)], ids=["torch", "python"])
+def test_too_little_memory_is_one_line_that_says_what_to_do(subcommand, capsys, ask) -> None:
+    subcommand(lambda argv: ask())
+    assert command.main(["trial"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("latentgen: error: out of memory (")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(("raised", "status"), [(KeyboardInterrupt(), 130), (SystemExit(2), 2), (SystemExit(None), 0)])

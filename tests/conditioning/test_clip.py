@@ -65,6 +65,14 @@ def test_long_prompts_are_cut_with_a_warning_that_shows_the_cut_words(conditione
     torch.testing.assert_close(cut.embeddings, fits.embeddings)
 
 
+def test_words_cut_from_the_beginning_are_shown_too(conditioner: ClipConditioner, monkeypatch) -> None:
+    monkeypatch.setattr(conditioner.tokenizer, "truncation_side", "left")
+    kept = " ".join(["apple"] * (conditioner.max_length - 2))
+    with pytest.warns(UserWarning, match="cut from its beginning: 'yellow circles'"):
+        cut = conditioner([f"yellow circles {kept}"])
+    torch.testing.assert_close(cut.embeddings, conditioner([kept]).embeddings)
+
+
 def test_context_is_the_smaller_of_tokenizer_and_tower(conditioner: ClipConditioner) -> None:
     unlimited = copy.deepcopy(conditioner.tokenizer)
     unlimited.model_max_length = int(1e30)
@@ -90,6 +98,9 @@ def test_the_cached_empty_prompt_notices_changed_weights(conditioner: ClipCondit
         next(conditioner.text_encoder.parameters()).mul_(2)
     after = conditioner.empty()
     assert not torch.equal(after.embeddings, before.embeddings)
+    for weight in conditioner.text_encoder.parameters():  # as EMA models and adapters write
+        weight.data.mul_(2)
+    assert not torch.equal(conditioner.empty().embeddings, after.embeddings)
     conditioner.text_encoder.to(torch.float64)
     assert conditioner.empty().embeddings.dtype == torch.float64
 

@@ -68,6 +68,11 @@ def test_a_noise_schedule_that_a_sampler_does_not_have_is_said() -> None:
         make_scheduler("euler", latentgen.DDIMScheduler(beta_schedule="sigmoid"))
 
 
+def test_a_model_with_a_sampler_of_its_own_takes_no_other_by_name() -> None:
+    with pytest.raises(ValueError, match="sampled by its own FlowMatchEulerDiscreteScheduler; DDIMScheduler cannot"):
+        make_scheduler("ddim", diffusers.FlowMatchEulerDiscreteScheduler())
+
+
 @pytest.mark.parametrize(
     "name", ["RePaintScheduler", "FlowMatchEulerDiscreteScheduler", "CMStochasticIterativeScheduler"]
 )

@@ -102,6 +102,19 @@ def test_half_precision_variants_and_shards(tiny_folder, tmp_path) -> None:
         load(tiny_folder, variant="fp99")
 
 
+def test_of_a_whole_file_and_shards_side_by_side_the_checked_ones_are_read(tiny_copy: Path, tmp_path: Path) -> None:
+    pipe = load(tiny_copy)
+    home = tiny_copy / "unet"
+    with torch.no_grad():
+        pipe.unet.conv_out.weight.mul_(2)
+    pipe.unet.save_pretrained(home, max_shard_size="100KB")
+    other = diffusers.UNet2DConditionModel.from_pretrained(home)
+    assert torch.equal(load(tiny_copy).unet.conv_out.weight, other.conv_out.weight)
+    next(home.glob("*-of-*.safetensors")).write_bytes(b"")
+    with pytest.raises(ValueError, match="cut short or no safetensors file"):
+        load(tiny_copy)
+
+
 def test_a_saved_model_does_not_say_where_its_parts_came_from(tiny_folder, tmp_path) -> None:
     TextToImagePipeline.from_pretrained(tiny_folder).save_pretrained(tmp_path / "model")
     texts = {path: path.read_text() for path in (tmp_path / "model").rglob("*.json")}
@@ -318,6 +331,7 @@ def test_names_that_lead_nowhere(tmp_path, monkeypatch) -> None:
         ("./gone", FileNotFoundError, "there is no model folder"),
         (tmp_path, FileNotFoundError, "model_index.json is missing"),
         (tmp_path / "file.safetensors", ValueError, "is a file; expected a model folder"),
+        ("~nobody-of-that-name/x", FileNotFoundError, "there is no model folder"),
         ("", ValueError, "expected a folder"),
         (3, ValueError, "expected a folder"),
     ):
@@ -347,7 +361,18 @@ def test_no_name_means_the_bundled_model(tiny_folder, monkeypatch) -> None:
         ("text_encoder/config.json", {"num_attention_heads": 0}),
         ("text_encoder/config.json", {"hidden_act": "unheard-of"}),
         ("vae/config.json", {"scaling_factor": 0.0}),
+        ("text_encoder/config.json", {"eos_token_id": None}),
+        ("text_encoder/config.json", {"layer_norm_eps": None}),
+        ("text_encoder/config.json", {"num_attention_heads": -1}),
+        ("unet/config.json", {"sample_size": 8.0}),
+        ("unet/config.json", {"sample_size": 0}),
+        ("unet/config.json", {"norm_num_groups": 8.0}),
+        ("unet/config.json", {"downsample_padding": -1}),
+        ("unet/config.json", {"dropout": float("nan")}),
+        ("vae/config.json", {"norm_num_groups": 4.0}),
         ("tokenizer/tokenizer_config.json", {"model_max_length": "77"}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 24.0}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 1}),
     ],
 )
 def test_values_of_the_wrong_kind_are_our_errors(tiny_copy: Path, file: str, values: dict) -> None:

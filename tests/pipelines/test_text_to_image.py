@@ -257,6 +257,56 @@ def test_callbacks_of_diffusers_work_and_guidance_can_be_cut_off(own) -> None:
     assert batches == [2, 2, 2, 1]
 
 
+def test_guidance_that_a_callback_changes_is_that_of_its_batch_alone(pipe) -> None:
+    def fade(pipe: TextToImagePipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
+        pipe._guidance_scale = max(1.01, 0.8 * pipe._guidance_scale)
+        return {}
+
+    call = {"seed": [1, 2], "guidance_scale": 4.0}
+    together = draw(pipe, [APPLE, FACE], callback_on_step_end=fade, **call)
+    apart = draw(pipe, [APPLE, FACE], callback_on_step_end=fade, batch_size=1, **call)
+    assert np.abs(together - apart).max() < 1e-4
+    cut_off = SDCFGCutoffCallback(cutoff_step_ratio=0.25)
+    apart = draw(pipe, [APPLE, FACE], callback_on_step_end=cut_off, batch_size=1, **call)
+    alone = draw(pipe, FACE, callback_on_step_end=cut_off, seed=2, guidance_scale=4.0)
+    assert np.abs(apart[1] - alone[0]).max() < 1e-4
+
+
+def test_rows_that_do_not_fit_the_pictures_are_refused(pipe) -> None:
+    call = {"seed": [1, 2], "guidance_scale": 4.0}
+    with pytest.raises(ValueError, match="1 rows of prompt_embeds for 2 pictures without guidance; return 2"):
+        draw(pipe, [APPLE, FACE], callback_on_step_end=SDCFGCutoffCallback(cutoff_step_ratio=0.25), **call)
+
+    def guide(pipe: TextToImagePipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
+        pipe._guidance_scale = 5.0
+        return {}
+
+    with pytest.raises(ValueError, match="1 rows of prompt_embeds for 1 pictures with guidance; return 2"):
+        draw(pipe, APPLE, guidance_scale=1.0, callback_on_step_end=guide)
+
+
+def test_guidance_can_be_switched_off_alone(own) -> None:
+    def switch(pipe: TextToImagePipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
+        pipe._guidance_scale = 0.0
+        return {}
+
+    batches = asked(own)
+    draw(own, [APPLE, FACE], guidance_scale=4.0, callback_on_step_end=switch)
+    assert batches == [4, 2, 2, 2]
+
+
+def test_a_callback_may_follow_a_gradient(own) -> None:
+    def brighten(pipe: TextToImagePipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
+        with torch.enable_grad():
+            latents = tensors["latents"].detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(pipe.vae.decode(latents).sample.mean(), latents)
+        return {"latents": latents.detach() + 100 * gradient}
+
+    call = {"seed": 1, "guidance_scale": 1.0}
+    own.to(torch.bfloat16)
+    assert draw(own, APPLE, callback_on_step_end=brighten, **call).mean() > draw(own, APPLE, **call).mean()
+
+
 def test_a_callback_can_stop_the_call(own) -> None:
     batches = asked(own)
 
@@ -319,6 +369,10 @@ def test_a_callback_may_change_what_guidance_leads_from(pipe) -> None:
         ({"num_inference_steps": True}, "num_inference_steps=True"),
         ({"num_inference_steps": "many"}, "num_inference_steps='many'"),
         ({"num_inference_steps": 1001}, "1001"),
+        ({"num_inference_steps": 1001, "scheduler": "euler"}, "trained at 1000 timesteps"),
+        ({"num_inference_steps": 10**20}, "trained at 1000 timesteps"),
+        ({"num_inference_steps": 2, "scheduler": "pndm"}, "PNDMScheduler cannot sample in num_inference_steps=2"),
+        ({"height": 2**70}, "expected at most 65536 pixels"),
         ({"guidance_scale": float("nan")}, "guidance_scale=nan"),
         ({"guidance_scale": float("inf")}, "guidance_scale=inf"),
         ({"guidance_scale": -1}, "guidance_scale=-1"),
@@ -376,6 +430,11 @@ def test_a_model_that_states_no_size_needs_one(own) -> None:
     assert draw(own, APPLE, height=8, width=12).shape == (1, 8, 12, 3)
 
 
+def test_eta_that_the_sampler_does_not_know_is_noticed(pipe) -> None:
+    with pytest.warns(UserWarning, match="EulerDiscreteScheduler knows no eta"):
+        draw(pipe, APPLE, eta=0.5, scheduler="euler")
+
+
 def test_a_negative_prompt_without_guidance_is_noticed(pipe) -> None:
     with pytest.warns(UserWarning, match="has no effect at guidance_scale=1"):
         draw(pipe, APPLE, negative_prompt=FACE, guidance_scale=1.0, num_inference_steps=1)
@@ -409,6 +468,13 @@ def test_a_half_precision_vae_that_overflows_is_run_in_single_precision(own) -> 
 
 def test_parts_of_different_models_are_refused(own) -> None:
     parts = own.components
+    for name in ("unet", "vae"):
+        with pytest.raises(ValueError, match=f"{name}=None; expected a model"):
+            TextToImagePipeline(**{**parts, name: None})
+    long = copy.deepcopy(own.tokenizer)
+    long.add_tokens([f"<{i}>" for i in range(1000)])
+    with pytest.raises(ValueError, match=r"the tokenizer has .* tokens, the text encoder knows"):
+        TextToImagePipeline(**{**parts, "tokenizer": long})
     wide = type(own.unet).from_config({**own.unet.config, "in_channels": 9})
     with pytest.raises(ValueError, match="reads 9 channels, the VAE writes 4"):
         TextToImagePipeline(**{**parts, "unet": wide})

@@ -29,7 +29,7 @@ _NEAR = 0.1  # and longer than this share of the side
 _GRID = 20  # cells of the frame in which silhouettes are compared
 _FRAME = 2.4  # half the frame's side, in root-mean-square radii of the silhouette
 _SHAPE_REACH = 0.12  # root-mean-square difference of silhouettes above which a shape is unknown
-_SIZE_EDGES = (0.15, 0.29, 0.47)  # diameters between these are small, then large
+_SIZE_EDGES = (0.15, 0.31, 0.5)  # diameters between these are small, then large
 
 
 def read(image: Image.Image) -> Facts:

@@ -39,7 +39,7 @@ COLOURS = {
 BACKGROUNDS = {"white": (255, 255, 255), "grey": (128, 128, 128), "black": (0, 0, 0), "brown": (100, 62, 35)}
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart")
 # Diameters as shares of the picture's side.
-SIZES = {"small": (0.2, 0.235), "large": (0.34, 0.38)}
+SIZES = {"small": (0.24, 0.265), "large": (0.36, 0.4)}
 COUNTS = ("one", "two", "three", "four", "five")
 # Each pair of places has one name in facts: "a right of b" is stored as "b left of a".
 RELATIONS = ("left of", "above")
@@ -47,8 +47,8 @@ SPLITS = ("train", "validation")
 
 _KINDS = ("single", "count", "relation")
 _KIND_SHARES = (0.3, 0.3, 0.4)
-_MARGIN = 3 / 64  # from the picture's edge
-_GAP = 4 / 64  # between the boxes of two things
+_MARGIN = 2 / 64  # from the picture's edge
+_GAP = 3 / 64  # between the boxes of two things
 _APART = 0.2  # between the centres along a relation's axis
 _SLANT = 1.5  # how much longer the way along that axis is than across it
 
