@@ -51,8 +51,8 @@ class TextToImageOutput(BaseOutput):
 class TextToImagePipeline(DiffusionPipeline):
     """Latent diffusion as Stable Diffusion 1 and 2 put it together (arXiv 2112.10752), without a safety checker.
 
-    A picture is a function of the model, the prompt, the settings and its seed, not of the batch it is drawn in: its
-    noise is drawn on the CPU in float32, by a generator of its own.
+    A picture is a function of the model, the prompt, the settings and its seed, not of the batch it is drawn in but for
+    the rounding of the dtype: its noise is drawn on the CPU in float32, by a generator of its own.
 
     Args:
         vae: `AutoencoderKL`; decodes latents.

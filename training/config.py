@@ -8,26 +8,32 @@ from typing import Literal
 
 @dataclass
 class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter, arXiv 1711.05101) and its learning-rate schedule.
+    """The optimizer and its learning-rate schedule.
 
     Args:
+        name: `adamw` (Loshchilov & Hutter, arXiv 1711.05101), or `muon` (K. Jordan 2024, scaled as in arXiv
+            2502.16982), which orthogonalises the updates of hidden layers and needs far fewer steps from random
+            weights, at some more work a step; AdamW moves the other layers then.
         learning_rate: the highest rate, reached after warm-up.
         warmup_steps: steps of linear rise from 0.
         schedule: how the rate goes on after the warm-up.
         decay_share: for `linear` and `cosine`, the last share of all steps over which the rate falls to
             `final_share`; 1 falls from the end of the warm-up.
         final_share: rate at the last step as a share of `learning_rate`.
+        momentum: Muon's decay rate.
         betas: Adam's two decay rates.
         epsilon: Adam's guard against division by zero.
         weight_decay: decoupled decay of weights that are matrices or convolutions.
         max_grad_norm: gradients are scaled down to this norm; 0 turns clipping off.
     """
 
+    name: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-4
     warmup_steps: int = 100
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     decay_share: float = 1.0
     final_share: float = 0.01
+    momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.99)
     epsilon: float = 1e-8
     weight_decay: float = 0.01
@@ -38,6 +44,7 @@ class OptimizerConfig:
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
         _require(0 < self.decay_share <= 1, "decay_share", self.decay_share, "a share in (0, 1]")
         _require(0 <= self.final_share <= 1, "final_share", self.final_share, "a share in [0, 1]")
+        _require(0 <= self.momentum < 1, "momentum", self.momentum, "a share in [0, 1)")
         _require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "0 (off) or more")
 
 

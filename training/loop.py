@@ -22,9 +22,10 @@ from tqdm.auto import tqdm
 from latentgen.hardware import default_dtype
 from training import checkpoint
 from training.checkpoint import Player
-from training.config import LoopConfig, OptimizerConfig
+from training.config import LoopConfig
 from training.ema import Ema
 from training.interrupt import Interrupts
+from training.optimizer import learning_rate, make_optimizer, set_hyperparameters
 
 Batch = dict[str, Any]
 
@@ -85,29 +86,6 @@ class _Numbers(torch.utils.data.Sampler[int]):
 
     def __len__(self) -> int:
         return len(self.batches) * self.share
-
-
-def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Learning rate of step `step` of `steps`: a function of the step alone, whatever the number of processes."""
-    warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
-    falls_from = max(config.warmup_steps, steps * (1 - config.decay_share))
-    progress = min(1.0, max(0.0, (step - falls_from) / max(1e-9, steps - 1 - falls_from)))
-    shape = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
-    floor = 1.0 if config.schedule == "constant" else config.final_share
-    return config.learning_rate * warmup * (floor + (1 - floor) * shape[config.schedule])
-
-
-def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Fused AdamW over the trained parameters; vectors (biases, norms) are not decayed."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [[p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]]
-    settings = [{"params": group, **_hyperparameters(config, group)} for group in groups if group]
-    return torch.optim.AdamW(settings, lr=config.learning_rate, fused=True)
-
-
-def _hyperparameters(config: OptimizerConfig, group: list[nn.Parameter]) -> dict[str, Any]:
-    decay = config.weight_decay if any(p.ndim >= 2 for p in group) else 0.0
-    return {"betas": config.betas, "eps": config.epsilon, "weight_decay": decay}
 
 
 class Loop:
@@ -261,7 +239,7 @@ class Loop:
         for player in self.players.values():
             # The recipe of this run holds, not that of the checkpoint.
             for group in player.optimizer.param_groups:
-                group |= _hyperparameters(self.config.optimizer, group["params"])
+                set_hyperparameters(group, self.config.optimizer)
         return step
 
     def _loader(self, first_step: int) -> Iterator[Batch]:

@@ -9,39 +9,17 @@ import math
 import datasets
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from latentgen.cli.main import main
 from latentgen.models import AutoencoderKL
 from training.command import train
-from training.config import LoopConfig, OptimizerConfig
+from training.config import LoopConfig
 from training.data import DataConfig
 from training.data.shapes import ShapesSource
-from training.loop import Loop, _Numbers, learning_rate
+from training.loop import Loop, _Numbers
 from training.tasks.autoencoder import AutoencoderModelConfig, AutoencoderRecipe, AutoencoderTask
-
-
-@given(
-    steps=st.integers(1, 500),
-    warmup=st.integers(0, 50),
-    schedule=st.sampled_from(["constant", "linear", "cosine"]),
-    share=st.floats(0.05, 1),
-    final=st.floats(0, 1),
-)
-def test_learning_rate_rises_then_falls_to_its_floor(steps, warmup, schedule, share, final):
-    config = OptimizerConfig(
-        learning_rate=1.0, warmup_steps=warmup, schedule=schedule, decay_share=share, final_share=final
-    )
-    rates = [learning_rate(config, step, steps) for step in range(steps)]
-    assert all(0 < rate <= 1 or (final == 0 and rate >= 0) for rate in rates)
-    top = rates.index(max(rates))
-    assert rates[: top + 1] == sorted(rates[: top + 1])
-    assert rates[top:] == sorted(rates[top:], reverse=True)
-    if schedule != "constant" and steps > warmup + 2 and steps * share >= 2:
-        assert rates[-1] == pytest.approx(final, abs=1e-9)
 
 
 # A contrastive loss compares samples within a part, so for the text encoder more parts are another loss by nature.

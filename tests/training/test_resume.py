@@ -82,6 +82,19 @@ def test_killed_run_resumes_to_the_same_weights(task, tiny, start, uninterrupted
     assert_same_run(uninterrupted(task), tmp_path / "run")
 
 
+def test_a_killed_run_with_muon_resumes_to_the_same_weights(tiny, start, tmp_path):
+    # Wide enough for hidden layers that Muon takes.
+    extra = ["--loop.optimizer.name=muon", "--model.block_out_channels=[16,16]", f"--loop.steps={STEPS}"]
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    process = start("text-to-image", [*tiny("text-to-image", whole), *extra, "--loop.checkpoint_every=3"])
+    process.join()
+    assert process.exitcode == 0
+    arguments = [*tiny("text-to-image", folder), *extra, "--loop.checkpoint_every=1"]
+    assert kill_and_resume(start, arguments, "text-to-image", folder, [0.0, 0.01])
+    assert_same_run(whole, folder)
+    assert any("momentum_buffer" in name for name in all_weights(folder))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_twenty_kills_at_random_moments(task, tiny, start, uninterrupted, tmp_path):
