@@ -42,7 +42,7 @@ class Player:
         return {k: v.contiguous() for k, v in tensors.items()}, {"param_groups": optimizer.get("param_groups")}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Takes up what `state` returned."""
+        """Takes up what `state` returned; an optimizer's settings stay those that it was made with."""
         parts: dict[str, dict[str, Any]] = {"module": {}, "optimizer": {}, "ema": {}}
         for name, value in tensors.items():
             part, _, key = name.partition("/")
@@ -53,6 +53,8 @@ class Player:
         for name, value in parts["optimizer"].items():
             parameter_name, _, key = name.rpartition("/")
             optimizer.setdefault(parameter_name, {})[key] = value
+        groups = self.optimizer.param_groups
+        settings = [{k: v for k, v in group.items() if k not in ("params", "step")} for group in groups]
         set_state_dict(
             self.module,
             [self.optimizer] if optimizer else [],
@@ -60,6 +62,8 @@ class Player:
             optim_state_dict={"state": optimizer, "param_groups": values["param_groups"]},
             options=StateDictOptions(full_state_dict=True),
         )
+        for group, made_with in zip(self.optimizer.param_groups, settings, strict=True):
+            group |= made_with
         for parameter, moments in self.optimizer.state.items():
             for key, value in moments.items():
                 # Fused optimizers walk through memory: moments must lie as the weights do, channels_last included.

@@ -25,7 +25,7 @@ from training.checkpoint import Player
 from training.config import LoopConfig
 from training.ema import Ema
 from training.interrupt import Interrupts
-from training.optimizer import learning_rate, make_optimizer, set_hyperparameters
+from training.optimizer import learning_rate, make_optimizer
 
 Batch = dict[str, Any]
 
@@ -235,12 +235,7 @@ class Loop:
         saved = checkpoint.newest(self.checkpoints, resume)
         if saved is None:
             return 0
-        step = checkpoint.restore(saved, self.players, self.accelerator.scaler)
-        for player in self.players.values():
-            # The recipe of this run holds, not that of the checkpoint.
-            for group in player.optimizer.param_groups:
-                set_hyperparameters(group, self.config.optimizer)
-        return step
+        return checkpoint.restore(saved, self.players, self.accelerator.scaler)
 
     def _loader(self, first_step: int) -> Iterator[Batch]:
         config, accelerator = self.config, self.accelerator

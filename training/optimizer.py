@@ -39,14 +39,14 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         groups = [group | {"use_muon": False} for group in groups]
         groups += [{"params": [p for p in trained if p in hidden], "use_muon": True}] if hidden else []
     for group in groups:
-        set_hyperparameters(group, config)
+        _set_hyperparameters(group, config)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
     # With this scale an update is as long as AdamW's, so the two share one learning rate.
     return Muon(groups, lr=config.learning_rate, adamw_lr=config.learning_rate, use_adjusted_lr=True)
 
 
-def set_hyperparameters(group: dict[str, Any], config: OptimizerConfig) -> None:
+def _set_hyperparameters(group: dict[str, Any], config: OptimizerConfig) -> None:
     """Give a group of an optimizer's parameters what `config` says, the learning rate excepted."""
     group["weight_decay"] = config.weight_decay if any(p.ndim >= 2 for p in group["params"]) else 0.0
     if group.get("use_muon"):

@@ -90,7 +90,7 @@ def test_a_killed_run_with_muon_resumes_to_the_same_weights(tiny, start, tmp_pat
     process.join()
     assert process.exitcode == 0
     arguments = [*tiny("text-to-image", folder), *extra, "--loop.checkpoint_every=1"]
-    assert kill_and_resume(start, arguments, "text-to-image", folder, [0.0, 0.01])
+    assert kill_and_resume(start, arguments, "text-to-image", folder, [0.2, 0.1])
     assert_same_run(whole, folder)
     assert any("momentum_buffer" in name for name in all_weights(folder))
 
