@@ -45,6 +45,9 @@ class OptimizerConfig:
         _require(0 < self.decay_share <= 1, "decay_share", self.decay_share, "a share in (0, 1]")
         _require(0 <= self.final_share <= 1, "final_share", self.final_share, "a share in [0, 1]")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "a share in [0, 1)")
+        _require(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two shares in [0, 1)")
+        _require(self.epsilon > 0, "epsilon", self.epsilon, "a number above 0")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         _require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "0 (off) or more")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -88,6 +89,12 @@ class _Numbers(torch.utils.data.Sampler[int]):
         return len(self.batches) * self.share
 
 
+def _leave_signals_to_the_loop(worker: int) -> None:
+    """For the processes that prepare data: who stops the whole group stops them too, before the loop could save."""
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, signal.SIG_IGN)
+
+
 class Loop:
     """Trains a task for the configured number of steps.
 
@@ -163,9 +170,9 @@ class Loop:
                     self._preview(step + 1)
                 if leave and not last:
                     bar.close()
-                    signal = interrupts.received or "a signal to another process"
+                    stopper = interrupts.received or "a signal to another process"
                     raise KeyboardInterrupt(
-                        f"stopped by {signal} after step {step + 1}; the checkpoint is written: "
+                        f"stopped by {stopper} after step {step + 1}; the checkpoint is written: "
                         "the same command with --resume goes on from it"
                     )
         bar.close()
@@ -224,11 +231,14 @@ class Loop:
 
     def _fail(self, what: str, parts: list[Batch], step: int) -> None:
         rows = [row for part in parts for row in part["row"]]
+        self._stop(f"{what}. Samples of that step: {', '.join(rows)}", step)
+
+    def _stop(self, what: str, step: int) -> NoReturn:
         good = checkpoint.list_checkpoints(self.checkpoints)
         raise FloatingPointError(
-            f"Training stopped at step {step}: {what}. Samples of that step: {', '.join(rows)}. "
-            f"The last good checkpoint is {good[-1] if good else 'not yet written'}: look at these samples, lower "
-            "optimizer.learning_rate, and go on with --resume."
+            f"Training stopped at step {step}: {what}. The last good checkpoint is "
+            f"{good[-1] if good else 'not yet written'}: look at the samples, lower optimizer.learning_rate, and go on "
+            "with --resume."
         )
 
     def _begin(self, resume: bool) -> int:
@@ -244,6 +254,7 @@ class Loop:
             sampler=_Numbers(config, first_step, accelerator.process_index, accelerator.num_processes),
             batch_size=config.batch_size // (accelerator.num_processes * config.gradient_accumulation),
             num_workers=config.workers,
+            worker_init_fn=_leave_signals_to_the_loop,
             collate_fn=self.task.collate,
             persistent_workers=config.workers > 0,
         )
@@ -253,6 +264,10 @@ class Loop:
             }
 
     def _save(self, step: int) -> None:
+        for name, player in self.players.items():
+            averages = player.ema.averages.values() if player.ema else ()
+            if not all(torch.isfinite(weight).all() for weight in (*player.module.parameters(), *averages)):
+                self._stop(f"the weights of {name} are no longer finite, so they are not saved", step - 1)
         checkpoint.save(
             self.checkpoints,
             step,

@@ -74,6 +74,16 @@ def test_nan_stops_and_names_step_and_samples(tiny, tmp_path):
     assert all(torch.isfinite(v).all() for v in tensors.values())
 
 
+def test_weights_that_an_update_broke_are_not_saved(tiny, tmp_path):
+    arguments = [*tiny("autoencoder", tmp_path / "run"), "--loop.checkpoint_every=1", "--loss.adversarial=0"]
+    train("autoencoder", [*arguments, "--loop.steps=1"])
+    broken = ["--loop.optimizer={learning_rate: 1.0e+39, warmup_steps: 0, schedule: constant}", "--loop.steps=2"]
+    with pytest.raises(FloatingPointError, match=r"no longer finite.*step-00000001: look"):
+        train("autoencoder", [*arguments, *broken, "--resume"])
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001"]
+    train("autoencoder", [*arguments, "--loop.steps=2", "--resume"])
+
+
 def test_a_run_is_not_overwritten(tiny, tmp_path):
     arguments = [*tiny("autoencoder", tmp_path / "run"), "--loop.steps=1"]
     train("autoencoder", arguments)
@@ -156,6 +166,10 @@ def test_bad_pictures_and_missing_captions_stop_no_task(task, tiny, tmp_path):
         ("--loop.steps=0", "steps"),
         ("--loop.batch_size=3", "multiple of 2"),
         ("--loop.optimizer.learning_rate=-1", "learning_rate"),
+        ("--loop.optimizer.betas=[0.9,1.0]", "betas"),
+        ("--loop.optimizer.epsilon=0", "epsilon"),
+        ("--loop.optimizer.weight_decay=-1", "weight_decay"),
+        ("--loop.optimizer.momentum=1", "momentum"),
         ("--data.path=/nowhere/at/all", "nowhere"),
         ("--data.resolution=33", "multiple"),
         ("--crop=64", "crop"),

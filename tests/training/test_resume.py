@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -109,16 +110,22 @@ def test_twenty_kills_at_random_moments(task, tiny, start, uninterrupted, tmp_pa
     assert kills >= 20
 
 
-def test_a_terminated_run_saves_and_resumes(tiny, start, uninterrupted, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_terminated_run_saves_and_resumes(workers, tiny, start, uninterrupted, tmp_path):
     task = "autoencoder"
     arguments = [*tiny(task, tmp_path / "run"), f"--loop.steps={STEPS}", "--loop.checkpoint_every=3"]
+    arguments.append(f"--loop.workers={workers}")
     process = start(task, arguments)
     checkpoints = tmp_path / "run" / "checkpoints"
     wait_until(lambda: (checkpoints / "step-00000003").exists(), process)
-    os.kill(process.pid, signal.SIGTERM)
+    # As schedulers of clusters do, the processes that prepare data are told as well.
+    for one in [*psutil.Process(process.pid).children(), psutil.Process(process.pid)]:
+        one.send_signal(signal.SIGTERM)
     process.join()
     assert process.exitcode != 0
     assert not (tmp_path / "run" / "model").exists()
+    saved = max(path.name for path in checkpoints.iterdir())
+    assert saved < f"step-{STEPS:08d}"
     process = start(task, [*arguments, "--resume"])
     process.join()
     assert_same_run(uninterrupted(task), tmp_path / "run")
