@@ -207,7 +207,7 @@ def test_things_stay_inside_and_apart(one: Scene) -> None:
         assert max(placed.x, placed.y) < 1 - placed.diameter / 2
     for first, second in itertools.combinations(one.placed, 2):
         gap = max(abs(first.x - second.x), abs(first.y - second.y)) - (first.diameter + second.diameter) / 2
-        assert gap * 64 > 3.9
+        assert gap * 64 > 2.9
 
 
 def combinations(facts: Facts) -> set[tuple]:
