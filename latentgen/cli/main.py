@@ -28,6 +28,11 @@ COMMANDS = {
 # What a user can cause and can mend; anything else is a mistake of ours and keeps its traceback.
 _EXPECTED = (ValueError, OSError, FloatingPointError, argparse.ArgumentError)
 
+_TOO_MUCH = (
+    "out of memory ({}); ask for less at once: a smaller batch size, smaller pictures, a model of fewer channels, "
+    "or 16 bits a number"
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`, that of the process if None, and return the exit status.
@@ -49,19 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except (MemoryError, RuntimeError) as error:
-        if os.environ.get("LATENTGEN_DEBUG") == "1" or not _is_out_of_memory(error):
+    except Exception as error:
+        out_of_memory = _is_out_of_memory(error)
+        if os.environ.get("LATENTGEN_DEBUG") == "1" or not (out_of_memory or isinstance(error, _EXPECTED)):
             raise
-        print(
-            f"latentgen: error: out of memory ({_one_line(error)}); ask for less at once: a smaller batch size, "
-            "smaller pictures, a model of fewer channels, or 16 bits a number",
-            file=sys.stderr,
-        )
-        return 2
-    except _EXPECTED as error:
-        if os.environ.get("LATENTGEN_DEBUG") == "1":
-            raise
-        print(f"latentgen: error: {_one_line(error) or type(error).__name__}", file=sys.stderr)
+        told = _one_line(error) or type(error).__name__
+        print(f"latentgen: error: {_TOO_MUCH.format(told) if out_of_memory else told}", file=sys.stderr)
         return 2
 
 

@@ -1,4 +1,4 @@
-"""The optimizers: which weights each moves, and that a run with Muon is as repeatable as one with AdamW."""
+"""The optimizers: which weights each moves and how, and the learning rate of a step."""
 
 from __future__ import annotations
 
