@@ -119,6 +119,7 @@ def test_the_optimizer_settings_of_the_recipe_hold_after_resuming(tiny, tmp_path
 def test_a_checkpoint_of_another_network_is_refused_in_a_line(change, tiny, tmp_path, capsys):
     arguments = tiny("autoencoder", tmp_path / "run")
     train("autoencoder", [*arguments, "--loop.steps=1"])
+    (tmp_path / "run" / "recipe.yaml").unlink()
     assert main(["train", "autoencoder", *arguments, "--loop.steps=2", "--resume", f"--{change}"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("latentgen: error:")
