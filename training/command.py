@@ -29,13 +29,14 @@ def train(task_name: str, argv: Sequence[str]) -> Path:
         argparse.ArgumentError: an unknown key or a wrong type in the recipe or the arguments.
     """
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
     from latentgen.hardware import require_compiler
     from training.loop import Loop
     from training.run_folder import claim
 
     given = read_settings(task_name, argv)
-    process = PartialState()  # the loop's own
+    process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # the loop's own
     output = Path(given.recipe.output).expanduser()
     # Of several processes one writes.
     with claim(output, given.text, given.resume) if process.is_main_process else nullcontext():

@@ -24,7 +24,7 @@ from training import checkpoint
 from training.checkpoint import Player
 from training.config import LoopConfig
 from training.ema import Ema
-from training.interrupt import Interrupts
+from training.interrupt import ENDING, Interrupts
 from training.optimizer import learning_rate, make_optimizer
 from training.run_folder import MODEL, RECIPE
 
@@ -91,8 +91,8 @@ class _Numbers(torch.utils.data.Sampler[int]):
 
 def _leave_signals_to_the_loop(worker: int) -> None:
     """For the processes that prepare data: who stops the whole group stops them too, before the loop could save."""
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, signal.SIG_IGN)
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Loop:

@@ -174,12 +174,21 @@ def test_bad_pictures_and_missing_captions_stop_no_task(task, tiny, tmp_path):
         ("--data.path=/nowhere/at/all", "nowhere"),
         ("--data.resolution=33", "multiple"),
         ("--crop=64", "crop"),
+        ("--crop=-8", "crop"),
+        ("--loop.seed=18446744073709551616", "seed"),
+        ("--loop.ema_decay=1", "ema_decay"),
+        ("--model.latent_channels=0", "latent_channels"),
+        ("--model.block_out_channels=[8,-8]", "block_out_channels"),
+        ("--model.block_out_channels=[]", "block_out_channels"),
+        ("--model.layers_per_block=0", "layers_per_block"),
+        ("--loss.discriminator_channels=0", "discriminator_channels"),
+        ("--loss.perceptual=1 --loss.perceptual_features=/nowhere", "/nowhere"),
         ("--loss.l1=-1", "loss.l1"),
         ("--model.norm_num_groups=5", "norm_num_groups"),
     ],
 )
 def test_bad_settings_are_refused_before_training(argument, message, tiny, tmp_path, capsys):
-    arguments = [*tiny("autoencoder", tmp_path / "run"), "--loop.gradient_accumulation=2", argument]
+    arguments = [*tiny("autoencoder", tmp_path / "run"), "--loop.gradient_accumulation=2", *argument.split()]
     with pytest.raises((ValueError, OSError, SystemExit)) as caught:
         train("autoencoder", arguments)
     assert message in str(caught.value) + capsys.readouterr().err

@@ -53,9 +53,8 @@ def test_another_run_is_not_mixed_into_one(change, tiny, tmp_path):
     arguments = tiny("autoencoder", tmp_path / "run")
     train("autoencoder", [*arguments, "--loop.steps=1"])
     recipe = (tmp_path / "run" / "recipe.yaml").read_text()
-    with pytest.raises(
-        ValueError, match=rf"other settings: {change.split('=')[0]} was .*, is now {change.split('=')[1]}"
-    ):
+    name, value = change.split("=")
+    with pytest.raises(ValueError, match=rf"other settings: {name} was .*, is now {value}"):
         train("autoencoder", [*arguments, "--loop.steps=2", "--resume", f"--{change}"])
     assert (tmp_path / "run" / "recipe.yaml").read_text() == recipe
     train("autoencoder", [f"--config={tmp_path / 'run' / 'recipe.yaml'}", "--loop.steps=2", "--resume"])
@@ -138,7 +137,8 @@ def test_a_disk_that_is_full_costs_one_checkpoint(tiny, tmp_path):
 
 def test_ctrl_c_while_pictures_are_encoded_stops_at_once(tiny, tmp_path):
     arguments = [*tiny("text-to-image", tmp_path / "run"), "--data.length=100000", f"--cache={tmp_path / 'cache'}"]
-    process = command_line("text-to-image", *arguments)
+    # A shell has its background jobs ignore SIGINT, these tests' own process perhaps among them.
+    process = command_line("text-to-image", *arguments, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     read = ""
     while "encoding pictures:   0%" not in read and process.poll() is None:
         read += process.stderr.read(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,13 @@ def digest_of_weights(model: AutoencoderKL) -> str:
 
 @torch.no_grad()
 def encode_latents(
-    source: Source, rows: list[int], vae: AutoencoderKL, resolution: int, folder: Path, batch_size: int = 16
+    source: Source,
+    rows: list[int],
+    vae: AutoencoderKL,
+    resolution: int,
+    folder: Path,
+    batch_size: int = 16,
+    by_another: bool = False,
 ) -> Latents:
     """Encodes the rows' pictures, or reads what an earlier call with the same pictures and weights has kept.
 
@@ -52,6 +59,7 @@ def encode_latents(
         resolution: side of the pictures in pixels.
         folder: the file, named by what it depends on, is kept here; it appears whole or not at all.
         batch_size: pictures encoded at a time.
+        by_another: another process of this machine encodes them; this one waits for its file.
 
     Raises:
         FloatingPointError: The autoencoder makes NaN or infinity of a picture.
@@ -59,7 +67,9 @@ def encode_latents(
     """
     parts = ["float32", source.fingerprint, str(rows), str(resolution), digest_of_weights(vae)]
     file = folder / f"latents-{hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()}.safetensors"
-    if not _is_whole(file):
+    while by_another and not _is_whole(file):
+        time.sleep(1)
+    if not by_another and not _is_whole(file):
         device = next(vae.parameters()).device
         means, stds = [], []
         for start in tqdm(range(0, len(rows), batch_size), desc="encoding pictures", unit="batch"):

@@ -147,10 +147,11 @@ def load_tokenizer(place: str, context_length: int) -> CLIPTokenizer:
         tokens = tokenizer("a").input_ids
     except Exception as error:  # what transformers raises over missing and damaged files has no common class
         raise ValueError(f"tokenizer {place!r} cannot be loaded ({error}); give a CLIP tokenizer's folder.") from error
-    if len(tokens) < 3 or (tokens[0], tokens[-1]) != (tokenizer.bos_token_id, tokenizer.eos_token_id):
+    marked = (tokens[0], tokens[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    if not marked or tokenizer.decode(tokens[1:-1]).strip() != "a":
         raise ValueError(
-            f"tokenizer {place!r} reads 'a' as {tokenizer.convert_ids_to_tokens(tokens)}, without a start and an end "
-            "mark around it; give a CLIP tokenizer's folder."
+            f"tokenizer {place!r} reads 'a' as {tokenizer.convert_ids_to_tokens(tokens)}, not as a word between a "
+            "start and an end mark; give a CLIP tokenizer's folder."
         )
     tokenizer.model_max_length = context_length
     return tokenizer

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
@@ -312,9 +313,9 @@ class TextToImageTask:
         return True
 
     def samples(self, seed: int) -> Dataset:
-        """See `LatentSamples`; encodes the pictures where that was not done before."""
-        resolution = self.recipe.data.resolution
-        latents = encode_latents(self.source, self.rows, self.vae, resolution, self.cache)
+        """See `LatentSamples`; one process of a machine encodes the pictures where that was not done before."""
+        resolution, by_another = self.recipe.data.resolution, not PartialState().is_local_main_process
+        latents = encode_latents(self.source, self.rows, self.vae, resolution, self.cache, by_another=by_another)
         return LatentSamples(self.source, self.rows, latents, self.recipe, seed)
 
     def collate(self, items: list[Batch]) -> Batch:
