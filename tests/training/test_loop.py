@@ -60,6 +60,9 @@ def test_a_finished_pipeline_opens_in_diffusers(tiny, tmp_path):
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     picture = pipe("a red circle", num_inference_steps=2, output_type="np").images
     assert picture.shape == (1, 32, 32, 3)
+    (tmp_path / "note").write_text("")
+    modes = {path.stat().st_mode for path in (tmp_path / "run").rglob("*.safetensors")}
+    assert modes == {(tmp_path / "note").stat().st_mode}
 
 
 def test_nan_stops_and_names_step_and_samples(tiny, tmp_path):

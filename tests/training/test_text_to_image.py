@@ -290,6 +290,13 @@ def test_a_model_saved_in_half_precision_gives_its_tower(tiny, parts, tmp_path):
     assert train("text-to-image", [*tiny("text-to-image", tmp_path / "two"), *given]).is_dir()
 
 
+def test_going_on_from_a_network_of_another_prediction_is_told(tiny, tmp_path):
+    model = train("text-to-image", [*tiny("text-to-image", tmp_path / "one"), "--loop.steps=1"])
+    given = [*tiny("text-to-image", tmp_path / "two"), "--loop.steps=1", f"--model.init={model / 'unet'}"]
+    with pytest.warns(UserWarning, match="predicts 'v_prediction', and is trained to predict 'sample'"):
+        train("text-to-image", [*given, "--diffusion.prediction_type=sample"])
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [("--preview.count=0", "preview.count"), ("--preview.columns=0", "preview.columns"), ("unet", "U-Net reads 7")],

@@ -192,8 +192,10 @@ class TableSource:
     def id(self, index: int) -> str:
         """The row's id column, else its file name, else its number."""
         row = self.row(index)
+        if named := row.get("id") or row.get("file_name"):
+            return str(named)
         value = self._images[index][self._column] or {}
-        return str(row.get("id") or row.get("file_name") or value.get("path") or f"row {index}")
+        return str(value.get("path") or f"row {index}")
 
     def caption(self, index: int, rng: np.random.Generator | None = None) -> str:
         """The canonical caption, or with `rng` one of the wordings that training sees; empty where there is none."""

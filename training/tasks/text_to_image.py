@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from pipelines import inputs
 from pipelines.inputs import Generation
 from pipelines.loading import load_autoencoder, load_text_tower
 from pipelines.text_to_image import TextToImagePipeline, check_fit
+from pipelines.weights import read_json
 from training.config import LoopConfig, require_sizes
 from training.data import DataConfig, Source, draws, open_source, scan
 from training.data.held_out import held_out_source, rows_to_show
@@ -287,6 +289,8 @@ class TextToImageTask:
             self.vae.config.latent_channels,
             self.conditioner.text_encoder.config.hidden_size,
         )
+        if recipe.model.init:
+            _warn_of_another_prediction(Path(recipe.model.init).expanduser(), recipe.diffusion.prediction_type)
         check_fit(self.vae, self.conditioner.text_encoder, self.unet)
         self.cache = Path(recipe.cache).expanduser()
         require_writable(self.cache, "cache")
@@ -372,6 +376,17 @@ class TextToImageTask:
             if part.dtype != dtype:
                 part.to(dtype)
         pipe.save_pretrained(folder)
+
+
+def _warn_of_another_prediction(unet: Path, prediction_type: str) -> None:
+    """Say where the U-Net to go on from was trained to predict something else, as its pipeline's scheduler tells."""
+    scheduler = unet.parent / "scheduler" / "scheduler_config.json"
+    if scheduler.is_file() and (other := read_json(scheduler).get("prediction_type", "epsilon")) != prediction_type:
+        warnings.warn(
+            f"the U-Net in {unet} predicts {other!r}, and is trained to predict {prediction_type!r} from here on; set "
+            f"diffusion.prediction_type to {other} to go on with what it has learnt",
+            stacklevel=3,
+        )
 
 
 def load_conditioner(folder: str) -> ClipConditioner:
