@@ -127,17 +127,60 @@ def load_parts(
     variants = {name: _check_part(folder, name, index, variant) for name in PARTS if name not in given}
     if variant and variants and not any(variants.values()):
         raise ValueError(f"{folder} has no weights of variant {variant!r}; leave the variant out")
-    parts = {}
-    for name, found in variants.items():
-        try:
-            parts[name] = PARTS[name].load(folder / name, index[name][1], dtype, found)
-        except (ValueError, OSError, MemoryError):
-            raise
-        except Exception as error:  # what libraries raise over damaged files has no common class
-            raise ValueError(
-                f"{folder / name} cannot be loaded ({type(error).__name__}: {error}); fetch or save it again"
-            ) from error
+    parts = {name: _load(name, folder / name, index[name][1], dtype, found) for name, found in variants.items()}
     return {**parts, **given}
+
+
+def load_text_tower(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The tokenizer and the text encoder of a model folder, or of one that holds `tokenizer` and `text_encoder` alone.
+
+    Raises:
+        FileNotFoundError, ValueError: As `load_parts`.
+    """
+    if (folder / INDEX).is_file():
+        index = read_index(folder)
+    else:
+        index = {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+    parts = load_parts(folder, index, dtype, None, dict.fromkeys(set(PARTS) - {"text_encoder", "tokenizer"}))
+    check_vocabularies(parts["tokenizer"], parts["text_encoder"])
+    return parts["tokenizer"], parts["text_encoder"]
+
+
+def check_vocabularies(tokenizer: Any, text_encoder: Any) -> None:
+    """Check that a text encoder knows every token that its tokenizer can give it.
+
+    Raises:
+        ValueError: It does not.
+    """
+    known = text_encoder.get_input_embeddings().num_embeddings
+    if len(tokenizer) > known:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens, the text encoder knows {known}; take parts of one model"
+        )
+
+
+def load_autoencoder(folder: Path, dtype: torch.dtype) -> AutoencoderKL:
+    """The autoencoder that was saved in a folder, or in the folder `vae` of one.
+
+    Raises:
+        FileNotFoundError: There is none, or a file of it is missing.
+        ValueError: A file is damaged, pickled or does not fit its configuration.
+    """
+    home = next((one for one in (folder / "vae", folder) if (one / PARTS["vae"].config).is_file()), None)
+    if home is None:
+        raise FileNotFoundError(f"{folder} holds no autoencoder; give the folder that one was saved in")
+    return _load("vae", home, "AutoencoderKL", dtype, _check_files("vae", home, None))
+
+
+def _load(name: str, home: Path, class_name: str, dtype: torch.dtype, variant: str | None) -> Any:
+    try:
+        return PARTS[name].load(home, class_name, dtype, variant)
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:  # what libraries raise over damaged files has no common class
+        raise ValueError(
+            f"{home} cannot be loaded ({type(error).__name__}: {error}); fetch or save it again"
+        ) from error
 
 
 @contextmanager
@@ -173,9 +216,13 @@ def _check_class(folder: Path, name: str, value: list) -> None:
 
 def _check_part(folder: Path, name: str, index: Mapping[str, Any], variant: str | None) -> str | None:
     """Check one component's files; returns the variant that its weights come in."""
-    part, home = PARTS[name], folder / name
     if not isinstance(index.get(name), list) or not index[name] or index[name][0] is None:
         raise ValueError(f"{folder / INDEX} names no {name}; pass one to from_pretrained, or take a whole model folder")
+    return _check_files(name, folder / name, variant)
+
+
+def _check_files(name: str, home: Path, variant: str | None) -> str | None:
+    part = PARTS[name]
     if not home.is_dir():
         raise FileNotFoundError(f"{home} is missing; the model folder is not complete")
     read_json(home / part.config)

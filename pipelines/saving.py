@@ -152,4 +152,5 @@ def _replace(source: Path, target: Path, stem: str | None, variant: str | None) 
             if old.name.startswith(stem) and ".safetensors" in old.name and same_variant and old.name not in new:
                 old.unlink()
     for path in source.iterdir():
+        path.chmod(target.stat().st_mode & 0o666)  # safetensors' files are the owner's alone
         os.replace(path, target / path.name)

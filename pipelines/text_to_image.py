@@ -22,7 +22,7 @@ from latentgen.hardware import parse_device, parse_dtype
 from pipelines import inputs
 from pipelines.choices import adapt_scheduler, check_steps, make_scheduler, scheduler_class
 from pipelines.denoise import CALLBACK_TENSORS, Denoising, decode, denoise, to_arrays, to_pil
-from pipelines.loading import PARTS, HubOptions, load_parts, locate, read_index, stated_generation
+from pipelines.loading import PARTS, HubOptions, check_vocabularies, load_parts, locate, read_index, stated_generation
 from pipelines.noise import Noise
 from pipelines.saving import save_folder
 
@@ -406,11 +406,7 @@ def check_fit(vae: Any, text_encoder: Any, unet: Any, tokenizer: Any = None) -> 
             f"{text_encoder.config.hidden_size}; take parts of one model"
         )
     if text_encoder is not None and tokenizer is not None:
-        known = text_encoder.get_input_embeddings().num_embeddings
-        if len(tokenizer) > known:
-            raise ValueError(
-                f"the tokenizer has {len(tokenizer)} tokens, the text encoder knows {known}; take parts of one model"
-            )
+        check_vocabularies(tokenizer, text_encoder)
     for name, given in (("time_cond_proj_dim", (None,)), ("addition_embed_type", (None, "text"))):
         if (value := getattr(unet.config, name, None)) not in given:
             raise ValueError(f"the U-Net has {name}={value!r}, which this pipeline cannot give it")

@@ -33,7 +33,7 @@ except ImportError:  # run from a checkout that is not installed
 
 
 def _arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fluent", type=Path, help="checkout of microsoft/fluentui-emoji: fluent-3d and fluent-flat")
     parser.add_argument("--noto", type=Path, help="checkout of adobe-fonts/noto-emoji-svg or googlefonts/noto-emoji")
     parser.add_argument("--twemoji", type=Path, help="checkout of jdecked/twemoji")
@@ -41,7 +41,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--emoji-test", type=Path, required=True, help="Unicode's emoji-test.txt")
     parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
     parser.add_argument("--seed", type=int, default=0, help="seed of the splits and of the rows' order")
-    parser.add_argument("--overwrite", action="store_true", help="replace tables that are already there")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are already there")
     return parser.parse_args(words)
 
 

@@ -11,12 +11,23 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+try:
+    from training.command import read_settings
+except ImportError:  # run from a checkout that is not installed
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from training.command import read_settings
+from training.interrupt import ENDING
+from training.run_folder import MODEL, differences
+
 STAGES = ("text-encoder", "autoencoder", "text-to-image")
+# Settings in which a finished stage may differ: where things are, and what leaves no mark on the model.
+PLACES = ("config", "output", "cache", "vae", "text_encoder", "loop.workers", "loop.threads", "loop.log_every")
 
 
 def arguments() -> argparse.Namespace:
@@ -31,7 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=["auto", "cpu"], default="auto", help="cpu leaves a GPU alone")
     parser.add_argument("settings", nargs="*", help="stage:--setting=value")
     given = parser.parse_intermixed_args()
-    given.output = given.output or Path("runs") / given.recipes.name
+    given.output = given.output or Path("runs") / given.recipes.resolve().name
     for stage in STAGES:
         if not recipe(given.recipes, stage).is_file():
             parser.error(f"{recipe(given.recipes, stage)} is not there: {given.recipes} is no folder of recipes")
@@ -46,10 +57,9 @@ def recipe(folder: Path, stage: str) -> Path:
     return folder / f"{stage.replace('-', '_')}.yaml"
 
 
-def command(stage: str, given: argparse.Namespace) -> list[str]:
-    """The `latentgen train` command of a stage."""
-    words = [sys.executable, "-m", "latentgen", "train", stage, f"--config={recipe(given.recipes, stage)}", "--resume"]
-    words.append(f"--output={given.output / stage}")
+def settings(stage: str, given: argparse.Namespace) -> list[str]:
+    """The arguments of a stage's `latentgen train`."""
+    words = [f"--config={recipe(given.recipes, stage)}", "--resume", f"--output={given.output / stage}"]
     if given.data:
         words.append(f"--data.path={given.data}")
     if stage == "text-encoder" and given.teacher:
@@ -63,17 +73,59 @@ def command(stage: str, given: argparse.Namespace) -> list[str]:
     return words + [value for setting in given.settings for name, _, value in [setting.partition(":")] if name == stage]
 
 
+def check(stage: str, given: argparse.Namespace) -> None:
+    """Reads a stage's settings, and compares them with those of a model that is there.
+
+    Raises:
+        ValueError, argparse.ArgumentError: They make no sense, or the model was made with others.
+    """
+    try:
+        text = read_settings(stage, settings(stage, given)).text
+    except (ValueError, argparse.ArgumentError) as error:
+        raise ValueError(f"{stage}: {error}") from error
+    folder = given.output / stage
+    changed = {name: told for name, told in differences(folder, text).items() if name not in PLACES}
+    if (folder / MODEL).is_dir() and changed:
+        raise ValueError(
+            f"{folder / MODEL} was made with other settings: {'; '.join(changed.values())}. Choose another --output, "
+            f"or move {folder} away to train that stage again."
+        )
+
+
+def run(command: list[str], environment: dict[str, str]) -> int:
+    """Runs a stage and returns its exit status. A signal to end is passed on once, and the stage saves and leaves."""
+    # In a session of its own the terminal's Ctrl-C does not reach it as well, which would count as a second one.
+    with subprocess.Popen(command, env=environment, start_new_session=True) as stage:
+        before = {
+            one: signal.signal(one, lambda number, _: stage.send_signal(number))
+            for one in ENDING
+            if signal.getsignal(one) is not signal.SIG_IGN
+        }
+        try:
+            status = stage.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return status if status >= 0 else 128 - status
+
+
 def main() -> int:
     """Runs what is not finished yet; returns the exit status of the stage that failed, or 0."""
     given = arguments()
     on_cpu = {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
     environment = os.environ | (on_cpu if given.device == "cpu" else {})
+    try:
+        for stage in STAGES:
+            check(stage, given)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     for stage in STAGES:
-        if (given.output / stage / "model").is_dir():
+        if (given.output / stage / MODEL).is_dir():
             print(f"{stage}: finished before, kept", flush=True)
             continue
         started = time.monotonic()
-        status = subprocess.run(command(stage, given), env=environment, check=False).returncode
+        status = run([sys.executable, "-m", "latentgen", "train", stage, *settings(stage, given)], environment)
         if status:
             return status
         print(f"{stage}: {(time.monotonic() - started) / 60:.1f} minutes", flush=True)

@@ -6,15 +6,19 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
+from pipelines.weights import check_weights, read_json
 from training.ema import Ema
 
 NAME = re.compile(r"step-(\d{8})")
@@ -76,34 +80,62 @@ class Player:
 def save(
     folder: Path, step: int, players: Mapping[str, Player], *, keep: int, is_main: bool, scaler: Any = None
 ) -> Path:
-    """Writes the checkpoint of `step` and then removes all but the newest `keep`.
+    """Writes the checkpoint of `step` and then removes all that are older but the newest `keep`.
 
-    The files are written and flushed under another name, which is changed as the last act: a process killed
-    at any moment leaves either the whole checkpoint or none of it. `scaler` is fp16's loss scaler, where there is one.
+    `scaler` is fp16's loss scaler, where there is one.
+
+    Raises:
+        OSError: It cannot be written; the older ones are kept.
     """
     target = folder / f"step-{step:08d}"
     states = {name: player.state() for name, player in players.items()}
     if not is_main:
         return target
-    folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".part-*"):
         shutil.rmtree(leftover)
-    part = folder / f".part-{step:08d}"
-    part.mkdir()
-    for name, (tensors, values) in states.items():
-        save_file(tensors, part / f"{name}.safetensors")
-        (part / f"{name}.json").write_text(json.dumps(values))
-    state = {"step": step, "players": list(players), "scaler": scaler.state_dict() if scaler else None}
-    (part / "state.json").write_text(json.dumps(state))
-    put_in_place(part, target)
-    for old in list_checkpoints(folder)[:-keep]:
+    with whole_folder(target) as part:
+        for name, (tensors, values) in states.items():
+            save_file(tensors, part / f"{name}.safetensors")
+            (part / f"{name}.json").write_text(json.dumps(values))
+        state = {"step": step, "players": list(players), "scaler": scaler.state_dict() if scaler else None}
+        (part / "state.json").write_text(json.dumps(state))
+    until_here = [saved for saved in list_checkpoints(folder) if step_of(saved) <= step]
+    for old in until_here[:-keep]:
         shutil.rmtree(old)
     return target
 
 
-def put_in_place(part: Path, target: Path) -> None:
-    """Renames the finished folder `part` to `target`, when all of it is on the disk; replaces an older `target`."""
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Gives a folder to write into that becomes `target`, and replaces an older one, when the block ends well.
+
+    It has another name until all of it is on the disk: a process killed at any moment leaves the whole of `target` or
+    nothing of it.
+
+    Raises:
+        OSError: It cannot be written; nothing of it is left, and what was there before is.
+    """
+    part = target.with_name(f".part-{target.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        _put_in_place(part, target)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if not isinstance(error, (OSError, SafetensorError)):
+            raise
+        raise OSError(
+            f"{target} cannot be written ({error}); what was saved before is kept: make room there, and go on with "
+            "--resume."
+        ) from error
+
+
+def _put_in_place(part: Path, target: Path) -> None:
+    readable = part.stat().st_mode & 0o666
     for path in [*part.rglob("*"), part]:
+        if path.is_file():
+            path.chmod(readable)  # safetensors' files are the owner's alone
         _flush(path)
     older = target.with_name(f".old-{target.name}")
     shutil.rmtree(older, ignore_errors=True)
@@ -123,21 +155,52 @@ def _flush(path: Path) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints in `folder`, oldest first."""
+    """The checkpoints in `folder`, oldest first."""
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if NAME.fullmatch(p.name) and (p / "state.json").is_file())
 
 
+def step_of(checkpoint: Path) -> int:
+    """The number of steps that led to a checkpoint."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def newest(folder: Path, resume: bool) -> Path | None:
-    """The checkpoint to go on from, None for a new run. Raises FileExistsError where there is one but no `resume`."""
+    """The newest checkpoint that is whole, to go on from; None where a run has yet to begin.
+
+    Warns:
+        UserWarning: A newer one is damaged and passed over.
+
+    Raises:
+        FileExistsError: There is one, but no `resume`.
+        ValueError: There are some, but all are damaged.
+    """
     saved = list_checkpoints(folder)
-    if saved and not resume:
+    if not saved:
+        return None
+    if not resume:
         raise FileExistsError(
             f"{folder.parent} already holds a run at {saved[-1].name}: pass --resume to go on with it, or choose "
             "another --output."
         )
-    return saved[-1] if saved else None
+    for one in reversed(saved):
+        problem = _damage(one)
+        if not problem:
+            return one
+        warnings.warn(f"{one} is damaged and passed over: {problem}", stacklevel=2)
+    raise ValueError(f"no checkpoint in {folder} can be read ({problem}): choose another --output to begin anew.")
+
+
+def _damage(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint's files, read from their headers alone; empty where nothing is."""
+    try:
+        for name in read_json(checkpoint / "state.json")["players"]:
+            read_json(checkpoint / f"{name}.json")
+            check_weights(checkpoint / f"{name}.safetensors")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return str(error)
+    return ""
 
 
 def restore(checkpoint: Path, players: Mapping[str, Player], scaler: Any = None) -> int:

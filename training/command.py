@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple, get_type_hints
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+import yaml
 
 # Task -> (module, recipe class, task class); imported when asked for.
 TASKS = {
@@ -28,31 +28,69 @@ def train(task_name: str, argv: Sequence[str]) -> Path:
         FloatingPointError: the loss is no longer a number.
         argparse.ArgumentError: an unknown key or a wrong type in the recipe or the arguments.
     """
-    from jsonargparse import ArgumentParser
-
-    module, recipe_name, class_name = TASKS[task_name]
-    tasks = import_module(module)
-    parser = ArgumentParser(prog=f"latentgen train {task_name}", description=tasks.__doc__, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="a recipe: YAML with any of the settings below")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the output folder")
-    recipe_class = getattr(tasks, recipe_name)
-    parser.add_class_arguments(recipe_class, as_group=False)
-    return _run(parser, recipe_class, getattr(tasks, class_name), argv)
-
-
-def _run(parser: ArgumentParser, recipe_class: type, task_class: type, argv: Sequence[str]) -> Path:
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
     from latentgen.hardware import require_compiler
-    from training import checkpoint
     from training.loop import Loop
+    from training.run_folder import claim
 
+    given = read_settings(task_name, argv)
+    process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # the loop's own
+    output = Path(given.recipe.output).expanduser()
+    # Of several processes one writes.
+    with claim(output, given.text, given.resume) if process.is_main_process else nullcontext():
+        if given.recipe.loop.compile:
+            require_compiler(process.device)
+        loop = Loop(_task(task_name, 2)(given.recipe, output), given.recipe.loop, output, given.text)
+        return loop.run(resume=given.resume)
+
+
+class Settings(NamedTuple):
+    """What `latentgen train TASK` was told: the task's recipe, the same as YAML, and whether a run is to go on."""
+
+    recipe: Any
+    text: str
+    resume: bool
+
+
+def read_settings(task_name: str, argv: Sequence[str]) -> Settings:
+    """Reads the arguments of a task, recipes that they name included; nothing is opened or made.
+
+    Raises:
+        ValueError: settings that make no sense.
+        argparse.ArgumentError: an unknown key or a wrong type.
+    """
+    from jsonargparse import ArgumentParser
+
+    recipe_class = _task(task_name, 1)
+    description = import_module(TASKS[task_name][0]).__doc__
+    parser = ArgumentParser(prog=f"latentgen train {task_name}", description=description, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a recipe: YAML with any of the settings below")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the output folder")
+    parser.add_class_arguments(recipe_class, as_group=False)
     settings = parser.parse_args(list(argv))
+    # jsonargparse passes over a section of another kind.
+    for path in settings.config or []:
+        _require_sections(recipe_class, yaml.safe_load(path.get_content()), f"{path}: ")
+    _require_sections(recipe_class, settings.as_dict())
     parts = parser.instantiate(settings)
     recipe = recipe_class(**{field.name: parts[field.name] for field in fields(recipe_class)})
-    output = Path(recipe.output)
-    checkpoint.newest(output / "checkpoints", settings.resume)  # before anything is written there
-    if recipe.loop.compile:
-        require_compiler(PartialState().device)  # the loop's own
-    loop = Loop(task_class(recipe, output), recipe.loop, output, parser.dump(settings, skip_default=False))
-    return loop.run(resume=settings.resume)
+    resume = settings.pop("resume")
+    return Settings(recipe, parser.dump(settings, skip_default=False), resume)
+
+
+def _task(name: str, which: int) -> Any:
+    return getattr(import_module(TASKS[name][0]), TASKS[name][which])
+
+
+def _require_sections(section: Any, given: Any, where: str = "") -> None:
+    """Sees that what stands for a dataclass is a mapping, all the way down."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{where or 'the settings '}hold {given!r}; expected settings by their names")
+    for name, kind in get_type_hints(section).items():
+        if is_dataclass(kind) and name in given:
+            inner = given[name]
+            if not isinstance(inner, Mapping):
+                raise ValueError(f"{where}{name} is {inner!r}; expected a section with settings of its own")
+            _require_sections(kind, inner, f"{where}{name}.")

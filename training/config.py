@@ -99,6 +99,22 @@ class LoopConfig:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         for name in ("seed", "workers", "sample_every", "threads"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(self.seed < 2**63, "seed", self.seed, "below 2 to the power of 63")
+        _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "a share in [0, 1)")
+
+
+def require_sizes(section: str, settings: object, *names: str) -> None:
+    """Sees that settings are whole numbers of at least 1, or lists of them that are not empty.
+
+    Raises:
+        ValueError: One is not; the text names it.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        sizes = value if isinstance(value, (tuple, list)) else [value]
+        if not sizes or min(sizes) < 1:
+            told = list(value) if isinstance(value, tuple) else value
+            raise ValueError(f"{section}.{name} is {told}; expected whole numbers of at least 1.")
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:

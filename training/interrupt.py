@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during training: finish the step, save, then leave."""
+"""SIGINT, SIGTERM and SIGHUP during training: finish the step, save, then leave."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import signal
 from types import FrameType
 from typing import Any
 
+ENDING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
 
 class Interrupts:
-    """While entered, the first SIGINT or SIGTERM is only noted in `received`; a second one acts as usual."""
+    """While entered, the first signal to end is only noted in `received`; a second one acts as usual.
+
+    That is SIGINT, SIGTERM, and SIGHUP (the terminal has gone), unless nohup has it ignored.
+    """
 
     def __init__(self) -> None:
         self.received = ""
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
+        for number in ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:

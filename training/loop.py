@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -25,8 +24,9 @@ from training import checkpoint
 from training.checkpoint import Player
 from training.config import LoopConfig
 from training.ema import Ema
-from training.interrupt import Interrupts
+from training.interrupt import ENDING, Interrupts
 from training.optimizer import learning_rate, make_optimizer
+from training.run_folder import MODEL, RECIPE
 
 Batch = dict[str, Any]
 
@@ -91,8 +91,8 @@ class _Numbers(torch.utils.data.Sampler[int]):
 
 def _leave_signals_to_the_loop(worker: int) -> None:
     """For the processes that prepare data: who stops the whole group stops them too, before the loop could save."""
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, signal.SIG_IGN)
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Loop:
@@ -146,14 +146,14 @@ class Loop:
         first = self._begin(resume)
         if self.accelerator.is_main_process:
             self.output.mkdir(parents=True, exist_ok=True)
-            (self.output / "recipe.yaml").write_text(self.recipe)
+            (self.output / RECIPE).write_text(self.recipe, encoding="utf-8")
         config, task = self.config, self.task
         self.accelerator.init_trackers("tensorboard")
-        batches = iter(self._loader(first))
-        bar = tqdm(
-            total=config.steps, initial=first, desc=task.name, unit="step", disable=not self.accelerator.is_main_process
-        )
-        with Interrupts() as interrupts:
+        # Before signals are only noted: encoding the pictures may take long, and there is nothing to save yet.
+        batches = self._batches(self._loader(first))
+        hidden = not self.accelerator.is_main_process
+        bar = tqdm(total=config.steps, initial=first, desc=task.name, unit="step", disable=hidden)
+        with Interrupts() as interrupts, bar:
             for step in range(first, config.steps):
                 started = time.perf_counter()
                 scalars = self.train_step(step, batches)
@@ -169,13 +169,11 @@ class Loop:
                 if config.sample_every and (last or (step + 1) % config.sample_every == 0):
                     self._preview(step + 1)
                 if leave and not last:
-                    bar.close()
                     stopper = interrupts.received or "a signal to another process"
                     raise KeyboardInterrupt(
                         f"stopped by {stopper} after step {step + 1}; the checkpoint is written: "
                         "the same command with --resume goes on from it"
                     )
-        bar.close()
         return self._finish()
 
     def _any(self, flag: bool) -> bool:
@@ -247,9 +245,9 @@ class Loop:
             return 0
         return checkpoint.restore(saved, self.players, self.accelerator.scaler)
 
-    def _loader(self, first_step: int) -> Iterator[Batch]:
+    def _loader(self, first_step: int) -> DataLoader:
         config, accelerator = self.config, self.accelerator
-        loader = DataLoader(
+        return DataLoader(
             self.task.samples(config.seed),
             sampler=_Numbers(config, first_step, accelerator.process_index, accelerator.num_processes),
             batch_size=config.batch_size // (accelerator.num_processes * config.gradient_accumulation),
@@ -258,10 +256,11 @@ class Loop:
             collate_fn=self.task.collate,
             persistent_workers=config.workers > 0,
         )
+
+    def _batches(self, loader: DataLoader) -> Iterator[Batch]:
+        device = self.accelerator.device
         for batch in loader:
-            yield {
-                k: v.to(accelerator.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()
-            }
+            yield {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
     def _save(self, step: int) -> None:
         for name, player in self.players.items():
@@ -294,13 +293,10 @@ class Loop:
             tracker.log_images({"samples": np.asarray(picture)[None]}, step=step, dataformats="NHWC")
 
     def _finish(self) -> Path:
-        model = self.output / "model"
+        model = self.output / MODEL
         if self.accelerator.is_main_process:
-            part = self.output / ".part-model"
-            shutil.rmtree(part, ignore_errors=True)
-            with self._averaged_weights():
+            with self._averaged_weights(), checkpoint.whole_folder(model) as part:
                 self.task.export(part)
-            checkpoint.put_in_place(part, model)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -31,14 +32,20 @@ class SqueezeNetFeatures(nn.Module):
         super().__init__()
         from torchvision.models import squeezenet1_0
 
-        file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
+        path = Path(path).expanduser()
+        file = path / "model.safetensors" if path.is_dir() else path
         if not file.is_file():
             raise FileNotFoundError(
                 f"The perceptual features {file} are not there: give the path of a safetensors file with torchvision's "
                 "squeezenet1_0 state dict, or set loss.perceptual to 0."
             )
         network = squeezenet1_0(weights=None)
-        network.load_state_dict({k: v.float() for k, v in load_file(file).items()})
+        try:
+            network.load_state_dict({k: v.float() for k, v in load_file(file).items()})
+        except (RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f"loss.perceptual_features {str(file)!r} does not hold torchvision's squeezenet1_0 state dict: {error}"
+            ) from error
         self.features = network.features[: max(SQUEEZENET1_0_TAPS) + 1].eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from latentgen.evaluation import Mean, psnr, ssim
 from latentgen.hardware import parse_device, parse_dtype
 from latentgen.models import AutoencoderKL
 from pipelines import inputs
-from training.data import DataConfig, Source, open_source, to_tensor
+from pipelines.loading import load_autoencoder
+from training.data import DataConfig, open_source, picture_tensor, scan
 from training.pictures import sheet
 
 
@@ -60,19 +62,27 @@ def _work(options: argparse.Namespace) -> None:
         inputs.whole(f"--{name.replace('_', '-')}", getattr(options, name))
     if options.threads is not None:
         torch.set_num_threads(inputs.whole("--threads", options.threads))
+    if options.sheet and options.sheet.suffix.lower() != ".png":
+        raise ValueError(f"--sheet {options.sheet}; expected the name of a .png file")
     for path in filter(None, (options.sheet, options.json)):
         script.new_file(path, options.overwrite)
     device = parse_device(options.device)
-    vae = load_autoencoder(options.model, parse_dtype(options.dtype, device), device)
+    vae = load_autoencoder(options.model.expanduser(), parse_dtype(options.dtype, device))
+    vae = vae.to(device, memory_format=torch.channels_last).eval()
     side = inputs.side("--resolution", options.resolution, vae.config.sample_size, vae.factor)
-    source = open_pictures(DataConfig(options.data, options.split, resolution=side, limit=options.limit))
+    config = DataConfig(options.data, options.split, resolution=side, limit=options.limit)
+    source = open_source(config, captions=False)
+    scanned = scan(source, max_bad_share=1, captions=False)
+    for bad in scanned.bad:
+        print(f"left out: {bad.id}: {bad.reason}", file=sys.stderr)
+    good = scanned.good
 
-    shown = set(range(0, len(source), -(-len(source) // options.sheet_pictures))) if options.sheet else set()
+    shown = set(good[:: -(-len(good) // options.sheet_pictures)]) if options.sheet else set()
     figures: dict[str, list[float]] = {"psnr": [], "ssim": []}
     pairs: list[tuple[Tensor, Tensor]] = []
     seconds = 0.0
-    for rows in tqdm(torch.arange(len(source)).split(options.batch_size), desc="rebuilding", unit="batch"):
-        pictures = torch.stack([to_tensor(source.image(row), side) for row in rows.tolist()])
+    for rows in tqdm(torch.tensor(good).split(options.batch_size), desc="rebuilding", unit="batch"):
+        pictures = torch.stack([picture_tensor(source, row, side) for row in rows.tolist()])
         if not seconds:
             rebuild(vae, pictures)  # the first call also sets things up
         started = time.perf_counter()
@@ -84,8 +94,8 @@ def _work(options: argparse.Namespace) -> None:
         pairs += [(pictures[i], rebuilt[i]) for i, row in enumerate(rows.tolist()) if row in shown]
 
     means = {name: Mean.of(values) for name, values in figures.items()}
-    per_second = len(source) / seconds
-    print(f"{len(source)} pictures of {side}x{side}, split {options.split}; mean and its standard error:")
+    per_second = len(good) / seconds
+    print(f"{len(good)} pictures of {side}x{side}, split {options.split}; mean and its standard error:")
     print(f"PSNR {means['psnr'].mean:.3f} ± {means['psnr'].error:.3f} dB")
     print(f"SSIM {means['ssim'].mean:.4f} ± {means['ssim'].error:.4f}")
     print(f"{per_second:.1f} pictures a second (encode and decode, {vae.dtype}, {device})")
@@ -93,35 +103,11 @@ def _work(options: argparse.Namespace) -> None:
         rebuilt_sheet(pairs).save(options.sheet)
         print(options.sheet)
     if options.json:
-        ids = [source.id(row) for row in range(len(source))]
+        ids = [source.id(row) for row in good]
         report: dict[str, Any] = {name: asdict(mean) for name, mean in means.items()}
         report["pictures_per_second"] = per_second
         report |= {"pictures": [dict(zip(("id", *figures), one)) for one in zip(ids, *figures.values())]}
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-
-def load_autoencoder(folder: Path, dtype: torch.dtype, device: torch.device) -> AutoencoderKL:
-    """The autoencoder in a folder, or in its `vae`.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
-    home = next((one for one in (folder / "vae", folder) if (one / "config.json").is_file()), None)
-    if home is None:
-        raise FileNotFoundError(f"{folder} holds no autoencoder; give the folder that one was saved in")
-    vae = AutoencoderKL.from_pretrained(home, torch_dtype=dtype)
-    return vae.to(device, memory_format=torch.channels_last).eval()
-
-
-def open_pictures(config: DataConfig) -> Source:
-    """The source that a configuration names; captions do not matter here, so emoji tables need no template."""
-    try:
-        return open_source(config)
-    except ValueError as problem:
-        try:
-            return open_source(replace(config, caption_template="emoji"))
-        except ValueError:
-            raise problem from None
 
 
 def rebuild(vae: AutoencoderKL, pictures: Tensor) -> Tensor:

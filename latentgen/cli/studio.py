@@ -87,7 +87,7 @@ class Studio:
         noted = self.options.out / "settings.json"
         settings = json.dumps(self.settings, indent=1, sort_keys=True) + "\n"
         if noted.is_file() and noted.read_text(encoding="utf-8") != settings:
-            if not self.options.overwrite:
+            if not self.options.overwrite and any(self.folder.glob("*.png")):
                 raise FileExistsError(
                     f"{self.options.out} holds pictures of another model or other settings; choose another --out, or "
                     "pass --overwrite to replace them"

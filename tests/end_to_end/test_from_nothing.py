@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,11 @@ loop: {steps: 2, batch_size: 8, sample_every: 0}
 }
 
 
+def write_recipes(folder: Path) -> None:
+    for name, text in RECIPES.items():
+        (folder / f"{name}.yaml").write_text(text)
+
+
 def run(*command: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True)
@@ -55,8 +62,7 @@ def run(*command: str) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("recipes")
-    for name, text in RECIPES.items():
-        (folder / f"{name}.yaml").write_text(text)
+    write_recipes(folder)
     words = ["scripts/train_all.py", str(folder), "--output", str(folder / "out"), "--device=cpu"]
     words += ["autoencoder:--loss.edges=0.5"]
     done = run(*words)
@@ -64,6 +70,9 @@ def trained(tmp_path_factory) -> Path:
     assert "edges: 0.5" in (folder / "out" / "autoencoder" / "recipe.yaml").read_text()
     again = run(*words)
     assert again.stdout.count("finished before") == 3
+    other = run(*words, "text-encoder:--loop.steps=5")
+    assert other.returncode == 2
+    assert "loop.steps was 2, is now 5" in other.stderr
     return folder / "out" / "text-to-image" / "model"
 
 
@@ -97,3 +106,33 @@ def test_a_folder_without_recipes_is_refused(tmp_path):
     done = run("scripts/train_all.py", str(tmp_path))
     assert done.returncode == 2
     assert "no folder of recipes" in done.stderr
+
+
+def test_a_setting_of_the_last_stage_is_refused_before_the_first_begins(tmp_path):
+    write_recipes(tmp_path)
+    done = run("scripts/train_all.py", str(tmp_path), f"--output={tmp_path / 'out'}", "text-to-image:--loop.steps=0")
+    assert done.returncode == 2
+    assert "text-to-image: " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_stage_that_is_told_to_end_saves_first(number, tmp_path):
+    write_recipes(tmp_path)
+    words = [sys.executable, "scripts/train_all.py", str(tmp_path), f"--output={tmp_path / 'out'}", "--device=cpu"]
+    words += ["text-encoder:--loop.steps=100000", "text-encoder:--loop.checkpoint_every=20"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    options = {"env": environment, "cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
+    # A shell has its background jobs ignore SIGINT, these tests' own process perhaps among them.
+    process = subprocess.Popen(words, **options, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    checkpoints = tmp_path / "out" / "text-encoder" / "checkpoints"
+    end = time.monotonic() + 120
+    while not list(checkpoints.glob("step-*")) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(number)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert f"stopped by {number.name} after step" in told
+    saved = max(int(path.name.removeprefix("step-")) for path in checkpoints.iterdir())
+    assert f"after step {saved};" in told

@@ -122,6 +122,13 @@ def test_a_saved_model_does_not_say_where_its_parts_came_from(tiny_folder, tmp_p
     assert [path for path, text in texts.items() if str(tiny_folder) in text] == []
 
 
+def test_who_may_read_a_new_file_may_read_a_saved_model(tiny_folder, tmp_path) -> None:
+    (tmp_path / "note").write_text("")
+    TextToImagePipeline.from_pretrained(tiny_folder).save_pretrained(tmp_path / "model")
+    modes = {path.stat().st_mode for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "note").stat().st_mode}
+
+
 def test_saving_again_replaces_and_leaves_no_stale_shards(tiny_folder, tmp_path) -> None:
     pipe = load(tiny_folder)
     (tmp_path / "README.md").write_text("mine")

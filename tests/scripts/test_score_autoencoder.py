@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from latentgen.cli.score_autoencoder import load_autoencoder, main, rebuild
+from latentgen.cli.score_autoencoder import main, rebuild
 from latentgen.evaluation import Mean, psnr, ssim
+from pipelines.loading import load_autoencoder
 from training.data import DataConfig, open_source, to_tensor
 
 
@@ -28,7 +29,7 @@ def test_it_measures_every_picture(
     report = json.loads(out.read_text())
     source = open_source(DataConfig(str(emoji_tables), "validation", caption_template="emoji"))
     assert [one["id"] for one in report["pictures"]] == [source.id(row) for row in range(len(source))]
-    vae = load_autoencoder(tiny_folder / "vae", torch.float32, torch.device("cpu"))
+    vae = load_autoencoder(tiny_folder / "vae", torch.float32)
     pictures = torch.stack([to_tensor(source.image(row), 32) for row in range(len(source))])
     with torch.no_grad():
         rebuilt = rebuild(vae, pictures)

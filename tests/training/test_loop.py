@@ -60,6 +60,9 @@ def test_a_finished_pipeline_opens_in_diffusers(tiny, tmp_path):
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     picture = pipe("a red circle", num_inference_steps=2, output_type="np").images
     assert picture.shape == (1, 32, 32, 3)
+    (tmp_path / "note").write_text("")
+    modes = {path.stat().st_mode for path in (tmp_path / "run").rglob("*.safetensors")}
+    assert modes == {(tmp_path / "note").stat().st_mode}
 
 
 def test_nan_stops_and_names_step_and_samples(tiny, tmp_path):
@@ -119,6 +122,7 @@ def test_the_optimizer_settings_of_the_recipe_hold_after_resuming(tiny, tmp_path
 def test_a_checkpoint_of_another_network_is_refused_in_a_line(change, tiny, tmp_path, capsys):
     arguments = tiny("autoencoder", tmp_path / "run")
     train("autoencoder", [*arguments, "--loop.steps=1"])
+    (tmp_path / "run" / "recipe.yaml").unlink()
     assert main(["train", "autoencoder", *arguments, "--loop.steps=2", "--resume", f"--{change}"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("latentgen: error:")
@@ -173,12 +177,21 @@ def test_bad_pictures_and_missing_captions_stop_no_task(task, tiny, tmp_path):
         ("--data.path=/nowhere/at/all", "nowhere"),
         ("--data.resolution=33", "multiple"),
         ("--crop=64", "crop"),
+        ("--crop=-8", "crop"),
+        ("--loop.seed=18446744073709551616", "seed"),
+        ("--loop.ema_decay=1", "ema_decay"),
+        ("--model.latent_channels=0", "latent_channels"),
+        ("--model.block_out_channels=[8,-8]", "block_out_channels"),
+        ("--model.block_out_channels=[]", "block_out_channels"),
+        ("--model.layers_per_block=0", "layers_per_block"),
+        ("--loss.discriminator_channels=0", "discriminator_channels"),
+        ("--loss.perceptual=1 --loss.perceptual_features=/nowhere", "/nowhere"),
         ("--loss.l1=-1", "loss.l1"),
         ("--model.norm_num_groups=5", "norm_num_groups"),
     ],
 )
 def test_bad_settings_are_refused_before_training(argument, message, tiny, tmp_path, capsys):
-    arguments = [*tiny("autoencoder", tmp_path / "run"), "--loop.gradient_accumulation=2", argument]
+    arguments = [*tiny("autoencoder", tmp_path / "run"), "--loop.gradient_accumulation=2", *argument.split()]
     with pytest.raises((ValueError, OSError, SystemExit)) as caught:
         train("autoencoder", arguments)
     assert message in str(caught.value) + capsys.readouterr().err

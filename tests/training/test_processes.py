@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[2]
 PLAYER = {"autoencoder": "autoencoder", "text-encoder": "clip", "text-to-image": "denoiser"}
 
 
-def launch(processes: int, task: str, arguments: list[str]) -> None:
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines=1", "--mixed_precision=no"]
-    launcher += ["--dynamo_backend=no", f"--num_processes={processes}", "--main_process_port=0"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def launch(processes: int, task: str, folder: Path, arguments: list[str]) -> None:
+    # `accelerate launch --cpu` would start a single process.
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
         [*launcher, "-m", "latentgen", "train", task, *arguments],
         env=environment,
@@ -27,6 +27,7 @@ def launch(processes: int, task: str, arguments: list[str]) -> None:
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count(str(folder / "model")) == processes
 
 
 @pytest.mark.parametrize("task", [pytest.param("autoencoder", marks=pytest.mark.slow), "text-encoder", "text-to-image"])
@@ -36,7 +37,7 @@ def test_two_processes_take_the_steps_of_one(task, tiny, tmp_path):
         folder = tmp_path / str(processes)
         # A large epsilon makes Adam's step smooth in the gradient, so that rounding stays rounding.
         extra = ["--loop.steps=3", "--loop.optimizer.epsilon=1e-3", "--loop.optimizer.warmup_steps=0"]
-        launch(processes, task, [*tiny(task, folder), *extra])
+        launch(processes, task, folder, [*tiny(task, folder), *extra])
         weights.append(load_file(folder / "checkpoints" / "step-00000003" / f"{PLAYER[task]}.safetensors"))
     assert weights[0].keys() == weights[1].keys()
     for name, one in weights[0].items():

@@ -10,7 +10,7 @@ import scipy.special
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, BertConfig, BertModel, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from training.command import train
 from training.tasks.text_encoder import (
@@ -202,13 +202,39 @@ def test_words_keep_their_places_apart_when_their_embeddings_are_strong(tokenize
         ("--text.heads=0", "text is"),
         ("--embedding_deviation=0", "embedding_deviation"),
         ("--teacher.words=9", "multiple of loop.batch_size"),
+        ("--teacher.words=-8", r"teacher\.words is -8"),
+        ("--teacher.weight=-1", r"teacher\.weight -1"),
+        ("--teacher.path=/nowhere", "teacher.path"),
+        ("--context_length=2", "context_length is 2"),
+        ("--loop.batch_size=1", "at least 2"),
+        ("--loop.batch_size=48", "there are 40 pictures"),
+        ("--tokenizer=/nowhere", "tokenizer '/nowhere' cannot be loaded"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused(setting, message, tiny, tmp_path):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, OSError), match=message):
         train("text-encoder", [*tiny("text-encoder", tmp_path / "run"), setting])
 
 
 def test_a_missing_teacher_is_named(tiny, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"teacher\.path"):
         train("text-encoder", [*tiny("text-encoder", tmp_path / "run"), f"--teacher.path={tmp_path}"])
+
+
+def test_a_tokenizer_of_another_kind_is_refused(tiny, tmp_path):
+    """BERT's marks are not those that CLIP reads a text's summary at."""
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "circle"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
+    with pytest.raises(ValueError, match="not as a word between"):
+        train(
+            "text-encoder",
+            [*tiny("text-encoder", tmp_path / "run"), f"--tokenizer={tmp_path / 'bert'}", "--loop.steps=1"],
+        )
+
+
+def test_a_tokenizer_that_is_given_is_used(parts, tiny, tmp_path):
+    given = parts / "text-encoder" / "model" / "tokenizer"
+    model = train("text-encoder", [*tiny("text-encoder", tmp_path / "run"), f"--tokenizer={given}", "--loop.steps=1"])
+    own, saved = (CLIPTokenizer.from_pretrained(place) for place in (given, model / "tokenizer"))
+    assert saved.get_vocab() == own.get_vocab()

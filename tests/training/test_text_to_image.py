@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
+from latentgen.cli.main import main
 from latentgen.diffusion.schedule import noise_schedule
 from latentgen.models import AutoencoderKL
 from latentgen.schedulers import DDPMScheduler
@@ -183,13 +189,76 @@ def test_scheduler_of_the_saved_model_is_the_one_trained_under(tiny, tmp_path):
         ("--diffusion.timestep_density=wrong", "timestep_density"),
         ("--diffusion.caption_dropout=1.5", "caption_dropout"),
         ("--model.attention=[true]", "attention"),
+        ("--diffusion.gamma=0", "gamma"),
+        ("--diffusion.density_deviation=0", "density_deviation"),
+        ("--diffusion.density_mean=.nan", "density_mean"),
+        ("--preview.num_inference_steps=1001", "num_train_timesteps"),
+        ("--model.layers_per_block=0", "layers_per_block"),
+        ("--model={block_out_channels: [], attention: [], attention_heads: []}", "block_out_channels"),
+        ("--cache=/dev/null/cache", "cache"),
     ],
 )
 def test_bad_settings_are_refused(argument, message, tiny, tmp_path, capsys):
     with pytest.raises((ValueError, OSError, SystemExit)) as caught:
         train("text-to-image", [*tiny("text-to-image", tmp_path / "run"), argument])
     assert message in str(caught.value) + capsys.readouterr().err
-    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def spoil(folder: Path, how: str) -> None:
+    """Leaves a text tower's folder as an interrupted copy, or a mistake, may."""
+    if how == "weights cut short":
+        os.truncate(folder / "text_encoder" / "model.safetensors", 3000)
+    elif how == "weights lost":
+        (folder / "text_encoder" / "model.safetensors").unlink()
+    elif how == "no tokenizer in its folder":
+        for path in (folder / "tokenizer").iterdir():
+            path.unlink()
+    elif how == "a tokenizer of more words":
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        tokenizer.add_tokens([f"word{number}" for number in range(9)])
+        tokenizer.save_pretrained(folder / "tokenizer")
+    else:
+        path = folder / "text_encoder" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 2 if how == "layers" else 1}))
+        if how == "pictures' tower too":
+            shutil.copytree(folder / "clip", folder / "text_encoder", dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "weights cut short",
+        "weights lost",
+        "no tokenizer in its folder",
+        "a tokenizer of more words",
+        "layers",
+        "pictures' tower too",
+    ],
+)
+def test_a_text_tower_that_is_not_whole_is_refused_in_a_line(how, parts, tiny, tmp_path, capsys):
+    folder = tmp_path / "tower"
+    shutil.copytree(parts / "text-encoder" / "model", folder)
+    spoil(folder, how)
+    arguments = [*tiny("text-to-image", tmp_path / "run"), f"--text_encoder={folder}", "--loop.steps=1"]
+    assert main(["train", "text-to-image", *arguments]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("latentgen: error:")
+    assert str(folder) in error or "tokens" in error
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_latents_cut_short_are_computed_again(parts, tmp_path):
+    vae = AutoencoderKL.from_pretrained(parts / "autoencoder/model").eval()
+    source = open_source(DataConfig(path="shapes", resolution=32, length=4))
+    # A copy: what is read from a file stays tied to it.
+    first = copy.deepcopy(encode_latents(source, [0, 1, 2, 3], vae, 32, tmp_path))
+    (file,) = tmp_path.iterdir()
+    os.truncate(file, file.stat().st_size - 8)
+    with pytest.warns(UserWarning, match="computed again"):
+        again = encode_latents(source, [0, 1, 2, 3], vae, 32, tmp_path)
+    assert again.mean.equal(first.mean)
+    assert again.std.equal(first.std)
 
 
 def test_latents_are_float32_whatever_the_run_computes_in(parts, tmp_path):
@@ -219,6 +288,13 @@ def test_a_model_saved_in_half_precision_gives_its_tower(tiny, parts, tmp_path):
     saved = train("text-to-image", [*tiny("text-to-image", tmp_path / "one"), "--loop.steps=1", "--save_dtype=float16"])
     given = [f"--vae={saved / 'vae'}", f"--text_encoder={saved}", "--loop.steps=1", "--loop.sample_every=1"]
     assert train("text-to-image", [*tiny("text-to-image", tmp_path / "two"), *given]).is_dir()
+
+
+def test_going_on_from_a_network_of_another_prediction_is_told(tiny, tmp_path):
+    model = train("text-to-image", [*tiny("text-to-image", tmp_path / "one"), "--loop.steps=1"])
+    given = [*tiny("text-to-image", tmp_path / "two"), "--loop.steps=1", f"--model.init={model / 'unet'}"]
+    with pytest.warns(UserWarning, match="predicts 'v_prediction', and is trained to predict 'sample'"):
+        train("text-to-image", [*given, "--diffusion.prediction_type=sample"])
 
 
 @pytest.mark.parametrize(

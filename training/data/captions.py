@@ -16,6 +16,26 @@ from training.data import english
 __all__ = ["CaptionTemplate", "CaptionWeights", "ColumnCaptions", "EmojiCaptions", "FormatCaptions", "caption_template"]
 
 Row = Mapping[str, Any]
+Columns = Mapping[str, tuple[str, ...]]
+TEXT, TEXTS, NUMBER, NOTHING = "text", "lists of texts", "numbers", "nothing"
+
+
+def column_kind(feature: Any) -> str:
+    """The kind of values in a column of a `datasets.Dataset`: one of ours, or what `datasets` calls it."""
+    import datasets
+
+    if isinstance(feature, datasets.ClassLabel):
+        return TEXT  # a class is read as its name
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    if isinstance(inner, datasets.Value) and column_kind(inner) == TEXT:
+        return TEXTS
+    if not isinstance(feature, datasets.Value):
+        return str(feature)
+    if feature.dtype in ("string", "large_string"):
+        return TEXT
+    if re.match("u?int|float|bool", feature.dtype):
+        return NUMBER
+    return NOTHING if feature.dtype == "null" else feature.dtype
 
 
 @dataclass
@@ -64,8 +84,8 @@ class CaptionWeights:
 class CaptionTemplate(Protocol):
     """Turns a row's columns into a caption."""
 
-    columns: tuple[str, ...]
-    """The columns that a row must have."""
+    columns: Columns
+    """The columns that a row must have, each with the kinds of values that it may hold: see `column_kind`."""
 
     def canonical(self, row: Row) -> str:
         """The one caption of a row that evaluation uses; empty where the row has none."""
@@ -78,10 +98,11 @@ class ColumnCaptions:
     """Captions that stand in a column, as a text or as a list of texts of which training draws one."""
 
     def __init__(self, column: str) -> None:
-        self.columns: tuple[str, ...] = (column,)
+        self.column = column
+        self.columns: Columns = {column: (TEXT, TEXTS)}
 
     def _texts(self, row: Row) -> list[str]:
-        value = row[self.columns[0]]
+        value = row[self.column]
         texts = [value] if isinstance(value, str) else value if isinstance(value, Sequence) else []
         return [text.strip() for text in texts if isinstance(text, str) and text.strip()]
 
@@ -100,7 +121,7 @@ class FormatCaptions:
 
     def __init__(self, sentence: str) -> None:
         self.sentence = sentence
-        self.columns = tuple(dict.fromkeys(re.findall(r"{(\w+)}", sentence)))
+        self.columns: Columns = dict.fromkeys(re.findall(r"{(\w+)}", sentence), (TEXT, NUMBER))
         if not self.columns or re.sub(r"{\w+}", "", sentence).count("{"):
             raise ValueError(
                 f"the caption sentence {sentence!r} must name its columns in braces, like 'a photo of a {{label}}'"
@@ -156,7 +177,7 @@ class EmojiCaptions:
     fluent 3d style". Rows whose names, styles or tones differ have different canonical captions.
     """
 
-    columns: tuple[str, ...] = ("name", "keywords", "style", "skin_tone")
+    columns: Columns = {"name": (TEXT,), "keywords": (TEXTS,), "style": (TEXT,), "skin_tone": (TEXT,)}
 
     def __init__(self, weights: CaptionWeights | None = None) -> None:
         self.weights = weights or CaptionWeights()

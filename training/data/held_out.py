@@ -33,7 +33,12 @@ class Shown:
 
 
 def held_out_source(config: DataConfig, captions: bool = True) -> Source | None:
-    """The split `validation` of the same data, or None where it has none; `captions` as in `open_source`."""
+    """The split `validation` of the same data, or None where it has none or is `config` itself.
+
+    `captions` as in `open_source`.
+    """
+    if config.split == "validation":
+        return None
     try:
         return open_source(replace(config, split="validation"), captions)
     except MissingSplitError:

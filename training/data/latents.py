@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from latentgen.models import AutoencoderKL
-from training.data.sources import Source, to_tensor
+from pipelines.weights import check_weights
+from training.data.sources import Source, picture_tensor
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,13 @@ def digest_of_weights(model: AutoencoderKL) -> str:
 
 @torch.no_grad()
 def encode_latents(
-    source: Source, rows: list[int], vae: AutoencoderKL, resolution: int, folder: Path, batch_size: int = 16
+    source: Source,
+    rows: list[int],
+    vae: AutoencoderKL,
+    resolution: int,
+    folder: Path,
+    batch_size: int = 16,
+    by_another: bool = False,
 ) -> Latents:
     """Encodes the rows' pictures, or reads what an earlier call with the same pictures and weights has kept.
 
@@ -49,17 +59,21 @@ def encode_latents(
         resolution: side of the pictures in pixels.
         folder: the file, named by what it depends on, is kept here; it appears whole or not at all.
         batch_size: pictures encoded at a time.
+        by_another: another process of this machine encodes them; this one waits for its file.
 
     Raises:
         FloatingPointError: The autoencoder makes NaN or infinity of a picture.
+        OSError: The latents cannot be kept.
     """
     parts = ["float32", source.fingerprint, str(rows), str(resolution), digest_of_weights(vae)]
     file = folder / f"latents-{hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()}.safetensors"
-    if not file.is_file():
+    while by_another and not _is_whole(file):
+        time.sleep(1)
+    if not by_another and not _is_whole(file):
         device = next(vae.parameters()).device
         means, stds = [], []
         for start in tqdm(range(0, len(rows), batch_size), desc="encoding pictures", unit="batch"):
-            images = torch.stack([to_tensor(source.image(row), resolution) for row in rows[start : start + batch_size]])
+            images = torch.stack([picture_tensor(source, row, resolution) for row in rows[start : start + batch_size]])
             with torch.autocast(device.type, enabled=False):
                 posterior = vae.encode(images.to(device, memory_format=torch.channels_last)).latent_dist
                 mean = vae.scale_latents(posterior.mean)
@@ -71,8 +85,29 @@ def encode_latents(
                 raise FloatingPointError(f"the autoencoder makes NaN or infinity of a picture among {ids}")
             means.append(mean.float().cpu().contiguous())
             stds.append(std.float().cpu().contiguous())
-        folder.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".part-{os.getpid()}")
-        save_file({"mean": torch.cat(means), "std": torch.cat(stds)}, part)
-        os.replace(part, file)
+        _keep({"mean": torch.cat(means), "std": torch.cat(stds)}, file)
     return Latents(**load_file(file))
+
+
+def _is_whole(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    try:
+        check_weights(file)
+    except ValueError as error:
+        warnings.warn(f"latents are computed again: {error}", stacklevel=3)
+        return False
+    return True
+
+
+def _keep(tensors: dict[str, Tensor], file: Path) -> None:
+    part = file.with_suffix(f".part-{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part)
+        os.replace(part, file)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise OSError(
+            f"the latents cannot be kept in {file.parent} ({error}): make room, or set another cache"
+        ) from error

@@ -7,20 +7,23 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 
-from training.data.captions import CaptionTemplate, CaptionWeights, caption_template
+from training.data.captions import NOTHING, CaptionTemplate, CaptionWeights, caption_template, column_kind
 from training.data.decoding import BadPictureError, decode, to_tensor
 
-__all__ = ["DataConfig", "Source", "TableSource", "open_source", "to_tensor"]
+__all__ = ["DataConfig", "Source", "TableSource", "open_source", "picture_tensor"]
 
 SHAPES = "shapes"
+_PICTURES = "image"  # the column of a folder's pictures
 _SPLIT_WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -57,7 +60,7 @@ class DataConfig:
 
     path: str = SHAPES
     split: str = "train"
-    image_column: str = "image"
+    image_column: str = _PICTURES
     caption_column: str | None = None
     caption_template: str | None = None
     caption_weights: CaptionWeights = field(default_factory=CaptionWeights)
@@ -104,6 +107,18 @@ class Source(Protocol):
         """The canonical caption, or with `rng` one of the wordings that training sees; empty where there is none."""
 
 
+def picture_tensor(source: Source, index: int, resolution: int) -> torch.Tensor:
+    """A row's picture as `to_tensor` gives it: float32 (3, resolution, resolution) in [-1, 1].
+
+    Raises:
+        BadPictureError: It cannot be used; the text names the row.
+    """
+    try:
+        return to_tensor(source.image(index), resolution)
+    except BadPictureError as error:
+        raise BadPictureError(f"{source.id(index)}: {error}") from error
+
+
 # --- tables
 
 
@@ -117,7 +132,8 @@ class TableSource:
         _require_columns(columns, [config.image_column], "data.image_column", config.path)
         self._captions: CaptionTemplate | None = _captions_of(config, columns) if captions else None
         if self._captions:
-            _require_columns(columns, self._captions.columns, "the caption", config.path)
+            _require_columns(columns, list(self._captions.columns), "the caption", config.path)
+            _require_kinds(dataset.features, self._captions, config.path)
         dataset = _with_image_column(dataset, config.image_column)
         feature = dataset.features[config.image_column]
         if not isinstance(feature, datasets.Image):
@@ -176,8 +192,10 @@ class TableSource:
     def id(self, index: int) -> str:
         """The row's id column, else its file name, else its number."""
         row = self.row(index)
+        if named := row.get("id") or row.get("file_name"):
+            return str(named)
         value = self._images[index][self._column] or {}
-        return str(row.get("id") or row.get("file_name") or value.get("path") or f"row {index}")
+        return str(value.get("path") or f"row {index}")
 
     def caption(self, index: int, rng: np.random.Generator | None = None) -> str:
         """The canonical caption, or with `rng` one of the wordings that training sees; empty where there is none."""
@@ -209,6 +227,16 @@ def _require_columns(columns: Sequence[str], wanted: Sequence[str], what: str, p
             f"{what} asks for the column {', '.join(map(repr, missing))}, which {path} does not have; "
             f"it has: {', '.join(columns) or 'none'}"
         )
+
+
+def _require_kinds(features: Mapping[str, Any], captions: CaptionTemplate, path: str) -> None:
+    for name, kinds in captions.columns.items():
+        kind = column_kind(features[name])
+        if kind not in (*kinds, NOTHING):
+            raise ValueError(
+                f"the column {name!r} of {path} holds {kind}, but captions are made from {' or '.join(kinds)} there; "
+                "set data.caption_column or data.caption_template"
+            )
 
 
 def _image_columns(dataset: Any) -> list[str]:
@@ -270,7 +298,7 @@ def open_source(config: DataConfig, captions: bool = True) -> Source:
 
 
 def _open_pictures(folder: Path, config: DataConfig, captions: bool) -> TableSource:
-    """A folder of pictures. Its own folders name splits if all of them do; no other name is taken for a split's."""
+    """A folder of pictures. Its own folders name splits if all of them do, or some name several."""
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
     files = sorted(
@@ -278,18 +306,30 @@ def _open_pictures(folder: Path, config: DataConfig, captions: bool) -> TableSou
         for file in folder.rglob("*")
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
+    if not captions and config.image_column == _PICTURES:
+        # Metadata would leave out the pictures that it does not name.
+        files = [file for file in files if not _is_metadata(file)]
     pictures = [file for file in files if file.suffix.lower() in ImageFolder.EXTENSIONS]
     if not pictures:
         raise ValueError(f"{folder} holds no pictures and no parquet files; expected one or the other")
     tops = {file.relative_to(folder).parts[0] for file in pictures if file.parent != folder}
     names = {top: _split_word(top) for top in tops}
-    by_split = tops and None not in names.values() and all(file.parent != folder for file in pictures)
+    known = set(filter(None, names.values()))
+    # A lone "train" among other folders may be a class.
+    by_split = len(known) > 1 or (bool(known) and None not in names.values())
     splits: dict[str, list[Path]] = {}
     for file in files:
         top = file.relative_to(folder).parts[0]
         splits.setdefault((names.get(top) if by_split else "train") or "", []).append(file)
     # What lies beside the folders of the splits (a licence, a README) belongs to none; metadata does to all.
-    beside = [file for file in splits.pop("", []) if file.name.startswith("metadata.")]
+    others = splits.pop("", [])
+    beside = [file for file in others if file.parent == folder and _is_metadata(file)]
+    if unused := sorted(set(others).intersection(pictures)):
+        warnings.warn(
+            f"{len(unused)} pictures of {folder} lie beside the folders of its splits ({', '.join(sorted(splits))}) "
+            f"and are not used, the first is {unused[0].relative_to(folder)}",
+            stacklevel=2,
+        )
     # train first: its folders tell the builder the classes.
     in_order = sorted(splits, key=lambda split: (split != "train", split))
     data_files = {split: [str(file) for file in [*splits[split], *beside]] for split in in_order}
@@ -303,6 +343,10 @@ def _open_pictures(folder: Path, config: DataConfig, captions: bool) -> TableSou
     missing = own.intersection(pictures).difference(_places(dataset, config.image_column))
     source.left_out = {str(file): "no row in the metadata file" for file in sorted(missing)}
     return source
+
+
+def _is_metadata(file: Path) -> bool:
+    return file.name.startswith("metadata.")
 
 
 def _places(dataset: Any, column: str) -> list[Path]:
@@ -343,7 +387,9 @@ def _parquet_files(path: str) -> dict[str, list[Path]] | None:
     elif place.is_file():
         files = [place]
     else:
-        files = sorted(place.rglob("*.parquet")) if place.is_dir() else []
+        found = sorted(place.rglob("*.parquet")) if place.is_dir() else []
+        # "._train.parquet" is what macOS leaves on other systems; metadata.parquet tells about a folder's pictures.
+        files = [file for file in found if not file.name.startswith(".") and not _is_metadata(file)]
     if not files:
         return None
     wrong = [file for file in files if file.suffix != ".parquet"]

@@ -12,8 +12,9 @@ from torch.func import functional_call
 from torch.utils.data import Dataset, default_collate
 
 from latentgen.models import AutoencoderKL
-from training.config import LoopConfig
-from training.data import DataConfig, Source, draws, open_source, scan, to_tensor
+from pipelines.loading import load_autoencoder
+from training.config import LoopConfig, require_sizes
+from training.data import DataConfig, Source, draws, open_source, picture_tensor, scan
 from training.data.held_out import held_out_source, rows_to_show
 from training.data.order import normal, row_of_sample
 from training.initialise import initialise_autoencoder
@@ -57,6 +58,9 @@ class AutoencoderLossConfig:
         for name, weight in weights.items():
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"loss.{name} is {weight}, but must be a finite weight of at least 0.")
+        require_sizes("loss", self, "discriminator_channels")
+        if self.adversarial_start < 0:
+            raise ValueError(f"loss.adversarial_start is {self.adversarial_start}; expected a step, 0 or more.")
         if self.l1 == self.l2 == self.perceptual == 0:
             raise ValueError("loss.l1, loss.l2 and loss.perceptual are all 0: nothing would be reconstructed.")
 
@@ -81,6 +85,9 @@ class AutoencoderModelConfig:
     norm_num_groups: int = 8
     mid_block_add_attention: bool = False
 
+    def __post_init__(self) -> None:
+        require_sizes("model", self, "block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
+
 
 @dataclass
 class AutoencoderRecipe:
@@ -104,11 +111,17 @@ class AutoencoderRecipe:
     loop: LoopConfig = field(default_factory=LoopConfig)
     crop: int = 0
 
+    def __post_init__(self) -> None:
+        if self.crop < 0:
+            raise ValueError(f"crop is {self.crop}; expected the side of a square in pixels, or 0 for whole pictures.")
+
 
 def make_autoencoder(config: AutoencoderModelConfig, resolution: int) -> AutoencoderKL:
     """The network to train, from random weights or from `config.init`."""
     if config.init:
-        return AutoencoderKL.from_pretrained(config.init)
+        vae = load_autoencoder(Path(config.init).expanduser(), torch.float32)
+        vae.register_to_config(sample_size=resolution)
+        return vae
     levels = len(config.block_out_channels)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -187,7 +200,7 @@ class PictureSamples(Dataset):
 
     def __getitem__(self, number: int) -> Batch:
         row = self.rows[row_of_sample(number, len(self.rows), self.seed)]
-        image = to_tensor(self.source.image(row), self.resolution)
+        image = picture_tensor(self.source, row, self.resolution)
         if self.crop:
             top, left = draws(self.seed, "crop", number).integers(0, self.resolution - self.crop + 1, 2)
             image = image[:, top : top + self.crop, left : left + self.crop]
@@ -267,7 +280,7 @@ class AutoencoderTask:
     def preview(self, device: torch.device) -> tuple[Image.Image, dict[str, float]]:
         """Held-out pictures above their reconstructions, and the mean PSNR in dB."""
         resolution = self.recipe.data.resolution
-        images = torch.stack([to_tensor(self.shown.source.image(row), resolution) for row in self.shown.rows])
+        images = torch.stack([picture_tensor(self.shown.source, row, resolution) for row in self.shown.rows])
         images = images.to(device)
         pictures = torch.cat([self.vae(part).sample for part in images.split(8)]).clamp(-1, 1)
         shown = torch.cat([images[:8], pictures[:8], images[8:16], pictures[8:16]])
@@ -279,7 +292,7 @@ class AutoencoderTask:
         chosen = [
             self.rows[row_of_sample(i, len(self.rows), self.recipe.loop.seed)] for i in range(min(512, len(self.rows)))
         ]
-        images = torch.stack([to_tensor(self.source.image(row), self.recipe.data.resolution) for row in chosen])
+        images = torch.stack([picture_tensor(self.source, row, self.recipe.data.resolution) for row in chosen])
         normalise_latents(self.vae, images.to(device))
         self.vae.save_pretrained(folder)
 

@@ -133,7 +133,7 @@ def read_pictures(config: DataConfig, side: int, quarantine: Path | None = None)
     Raises:
         ValueError, FileNotFoundError: The data cannot be read, or too much of it is bad.
     """
-    held_out = held_out_source(config) if config.split != "validation" else None
+    held_out = held_out_source(config)
     sources = {config.split: open_source(config)} | ({"validation": held_out} if held_out else {})
     rows, pictures = [], []
     for split, source in sources.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset, default_collate
 from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from training.config import LoopConfig
-from training.data import DataConfig, Source, draws, open_source, scan, to_tensor
+from training.data import DataConfig, Source, draws, open_source, picture_tensor, scan
 from training.data.held_out import held_out_source, rows_to_show
 from training.data.order import row_of_sample
 from training.loop import Batch
@@ -61,6 +62,11 @@ class TeacherConfig:
     forms: list[str] = field(default_factory=lambda: ["{}", "a {}", "a picture of a {}"])
 
     def __post_init__(self) -> None:
+        if self.words < 0 or not 0 <= self.weight < math.inf:
+            raise ValueError(
+                f"teacher.words is {self.words} and teacher.weight {self.weight}; expected a whole number and a finite "
+                "weight of at least 0."
+            )
         if not self.forms or any(form.count("{}") != 1 for form in self.forms):
             raise ValueError(f"teacher.forms is {self.forms}; expected sentences with one {{}} each, for the word.")
 
@@ -104,6 +110,14 @@ class TextEncoderRecipe:
         for name in ("image_size", "patch_size", "context_length", "projection_dim", "vocabulary_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a whole number of at least 1.")
+        if self.context_length < 3:
+            raise ValueError(
+                f"context_length is {self.context_length}; expected at least 3: a start mark, a word and an end mark."
+            )
+        if self.loop.batch_size < 2:
+            raise ValueError(
+                "loop.batch_size is 1, but a contrastive loss compares the pictures of a batch: use at least 2."
+            )
         if not 0 < self.embedding_deviation < math.inf:
             raise ValueError(f"embedding_deviation is {self.embedding_deviation}; expected a finite number above 0.")
         if self.teacher.words % self.loop.batch_size:
@@ -120,6 +134,27 @@ class TextEncoderRecipe:
                 raise ValueError(
                     f"{name}.hidden_size {tower.hidden_size} must be a multiple of {name}.heads {tower.heads}."
                 )
+
+
+def load_tokenizer(place: str, context_length: int) -> CLIPTokenizer:
+    """A CLIP tokenizer from a folder or the Hub.
+
+    Raises:
+        ValueError: There is none, or it is another model's: texts must stand between its start and end marks.
+    """
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(place)
+        tokens = tokenizer("a").input_ids
+    except Exception as error:  # what transformers raises over missing and damaged files has no common class
+        raise ValueError(f"tokenizer {place!r} cannot be loaded ({error}); give a CLIP tokenizer's folder.") from error
+    marked = (tokens[0], tokens[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    if not marked or tokenizer.decode(tokens[1:-1]).strip() != "a":
+        raise ValueError(
+            f"tokenizer {place!r} reads 'a' as {tokenizer.convert_ids_to_tokens(tokens)}, not as a word between a "
+            "start and an end mark; give a CLIP tokenizer's folder."
+        )
+    tokenizer.model_max_length = context_length
+    return tokenizer
 
 
 def make_clip(recipe: TextEncoderRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -220,8 +255,11 @@ class Teacher:
             raise FileNotFoundError(
                 f"teacher.path {path!r} is no folder of a transformers model: it has no config.json."
             )
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
-        self.model = AutoModel.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(path)
+            self.model = AutoModel.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
+        except Exception as error:  # what transformers raises over damaged files has no common class
+            raise ValueError(f"teacher.path {path!r} cannot be loaded ({error}); fetch it again.") from error
         vocabulary = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
         self.words = [word for word, _ in vocabulary if word.isascii() and word.isalpha() and len(word) > 2]
 
@@ -270,7 +308,7 @@ class CaptionedPictures(Dataset):
         rng = draws(self.seed, "caption", number)
         first, last = (int(self.words_a_sample * n) for n in (number, number + 1))
         words = [self._word(i) for i in range(first, last)] if self.words else []
-        image = to_tensor(self.source.image(row), self.image_size)
+        image = picture_tensor(self.source, row, self.image_size)
         return {"row": self.source.id(row), "image": image, "caption": self.source.caption(row, rng), "words": words}
 
     def _word(self, number: int) -> str:
@@ -290,9 +328,14 @@ class TextEncoderTask:
                 "a batch as a whole: set it to 1 and choose a batch_size that fits, or use more processes."
             )
         self.recipe = recipe
-        self.teacher = Teacher(recipe.teacher.path) if recipe.teacher.path else None
+        self.teacher = Teacher(os.path.expanduser(recipe.teacher.path)) if recipe.teacher.path else None
         self.source = open_source(recipe.data)
         self.rows = scan(self.source, output / "quarantine.jsonl", recipe.data.max_bad_share).good
+        if recipe.loop.batch_size > len(self.rows):
+            raise ValueError(
+                f"loop.batch_size is {recipe.loop.batch_size}, but there are {len(self.rows)} pictures, and none may "
+                "be twice in a batch that is compared with itself: use a smaller batch."
+            )
         self.shown = rows_to_show(held_out_source(recipe.data), self.source, self.rows, _SHOWN)
         self.tokenizer = self._tokenizer()
         torch.manual_seed(recipe.loop.seed)
@@ -305,9 +348,7 @@ class TextEncoderTask:
     def _tokenizer(self) -> CLIPTokenizer:
         recipe = self.recipe
         if recipe.tokenizer:
-            tokenizer = CLIPTokenizer.from_pretrained(recipe.tokenizer)
-            tokenizer.model_max_length = recipe.context_length
-            return tokenizer
+            return load_tokenizer(os.path.expanduser(recipe.tokenizer), recipe.context_length)
         return build_tokenizer(self._texts(), recipe.vocabulary_size, recipe.context_length)
 
     def _texts(self) -> Iterator[str]:
@@ -365,7 +406,7 @@ class TextEncoderTask:
         hits = []
         for start in range(0, len(rows), 64):
             part = rows[start : start + 64]
-            images = torch.stack([to_tensor(source.image(row), self.recipe.image_size) for row in part]).to(device)
+            images = torch.stack([picture_tensor(source, row, self.recipe.image_size) for row in part]).to(device)
             captions = self._tokenise([source.caption(row) for row in part]).to(device)
             logits = self.clip(input_ids=captions, pixel_values=images).logits_per_image
             hits.append((logits.argmax(1) == torch.arange(len(part), device=device)).float())

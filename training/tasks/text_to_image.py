@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from latentgen.conditioning import ClipConditioner
 from latentgen.diffusion.level import diffuse
 from latentgen.diffusion.objective import DENSITIES, WEIGHTINGS, draw_timesteps, loss_weight, require_learnable
 from latentgen.diffusion.prediction import target
 from latentgen.diffusion.schedule import noise_schedule
-from latentgen.models import AutoencoderKL, UNet2DConditionModel
+from latentgen.models import UNet2DConditionModel
 from latentgen.schedulers import DDIMScheduler
 from pipelines import inputs
 from pipelines.inputs import Generation
+from pipelines.loading import load_autoencoder, load_text_tower
 from pipelines.text_to_image import TextToImagePipeline, check_fit
-from training.config import LoopConfig
+from pipelines.weights import read_json
+from training.config import LoopConfig, require_sizes
 from training.data import DataConfig, Source, draws, open_source, scan
 from training.data.held_out import held_out_source, rows_to_show
 from training.data.latents import Latents, encode_latents
@@ -31,6 +35,7 @@ from training.data.order import normal, row_of_sample
 from training.initialise import initialise_unet
 from training.loop import Batch
 from training.pictures import sheet
+from training.run_folder import require_writable
 
 
 @dataclass
@@ -59,6 +64,9 @@ class DenoiserConfig:
     time_scale_shift: bool = False
 
     def __post_init__(self) -> None:
+        require_sizes("model", self, "block_out_channels", "layers_per_block", "attention_heads", "norm_num_groups")
+        if self.pooled_text_heads < 0:
+            raise ValueError(f"model.pooled_text_heads is {self.pooled_text_heads}; expected heads, or 0 for none.")
         levels = len(self.block_out_channels)
         for name in ("attention", "attention_heads"):
             if len(getattr(self, name)) != levels:
@@ -107,6 +115,11 @@ class DiffusionConfig:
             raise ValueError(f"diffusion.weighting is {self.weighting!r}; choose simple, {', '.join(WEIGHTINGS)}")
         if self.timestep_density not in DENSITIES:
             raise ValueError(f"diffusion.timestep_density is {self.timestep_density!r}; choose {', '.join(DENSITIES)}")
+        for name in ("gamma", "density_deviation"):
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise ValueError(f"diffusion.{name} is {value}; expected a finite number above 0")
+        if not math.isfinite(self.density_mean):
+            raise ValueError(f"diffusion.density_mean is {self.density_mean}; expected a finite number")
 
     def schedule_keywords(self) -> dict[str, Any]:
         """The keywords that schedule and scheduler share."""
@@ -168,11 +181,20 @@ class TextToImageRecipe:
     save_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     loop: LoopConfig = field(default_factory=LoopConfig)
 
+    def __post_init__(self) -> None:
+        if self.preview.num_inference_steps > self.diffusion.num_train_timesteps:
+            raise ValueError(
+                f"preview.num_inference_steps is {self.preview.num_inference_steps}, but the schedule has "
+                f"diffusion.num_train_timesteps {self.diffusion.num_train_timesteps}: use no more."
+            )
+
 
 def make_unet(config: DenoiserConfig, sample_size: int, channels: int, text_dim: int) -> UNet2DConditionModel:
     """The network to train, from random weights or from `config.init`."""
     if config.init:
-        return UNet2DConditionModel.from_pretrained(config.init)
+        unet = UNet2DConditionModel.from_pretrained(Path(config.init).expanduser())
+        unet.register_to_config(sample_size=sample_size)
+        return unet
     down = tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention)
     up = tuple("CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attention))
     pooled = {"addition_embed_type": "text", "addition_embed_type_num_heads": config.pooled_text_heads}
@@ -255,7 +277,7 @@ class TextToImageTask:
 
     def __init__(self, recipe: TextToImageRecipe, output: Path):
         self.recipe = recipe
-        self.vae = AutoencoderKL.from_pretrained(recipe.vae).eval().requires_grad_(False)
+        self.vae = load_autoencoder(Path(recipe.vae).expanduser(), torch.float32).eval().requires_grad_(False)
         self.conditioner = load_conditioner(recipe.text_encoder)
         resolution, factor = recipe.data.resolution, self.vae.factor
         if resolution % factor:
@@ -267,7 +289,11 @@ class TextToImageTask:
             self.vae.config.latent_channels,
             self.conditioner.text_encoder.config.hidden_size,
         )
+        if recipe.model.init:
+            _warn_of_another_prediction(Path(recipe.model.init).expanduser(), recipe.diffusion.prediction_type)
         check_fit(self.vae, self.conditioner.text_encoder, self.unet)
+        self.cache = Path(recipe.cache).expanduser()
+        require_writable(self.cache, "cache")
         self.players: dict[str, nn.Module] = {"denoiser": Denoising(self.unet, recipe.diffusion)}
         self.source = open_source(recipe.data)
         self.rows = scan(self.source, output / "quarantine.jsonl", recipe.data.max_bad_share).good
@@ -291,9 +317,9 @@ class TextToImageTask:
         return True
 
     def samples(self, seed: int) -> Dataset:
-        """See `LatentSamples`; encodes the pictures where that was not done before."""
-        resolution = self.recipe.data.resolution
-        latents = encode_latents(self.source, self.rows, self.vae, resolution, Path(self.recipe.cache))
+        """See `LatentSamples`; one process of a machine encodes the pictures where that was not done before."""
+        resolution, by_another = self.recipe.data.resolution, not PartialState().is_local_main_process
+        latents = encode_latents(self.source, self.rows, self.vae, resolution, self.cache, by_another=by_another)
         return LatentSamples(self.source, self.rows, latents, self.recipe, seed)
 
     def collate(self, items: list[Batch]) -> Batch:
@@ -352,9 +378,20 @@ class TextToImageTask:
         pipe.save_pretrained(folder)
 
 
+def _warn_of_another_prediction(unet: Path, prediction_type: str) -> None:
+    """Say where the U-Net to go on from was trained to predict something else, as its pipeline's scheduler tells."""
+    scheduler = unet.parent / "scheduler" / "scheduler_config.json"
+    if scheduler.is_file() and (other := read_json(scheduler).get("prediction_type", "epsilon")) != prediction_type:
+        warnings.warn(
+            f"the U-Net in {unet} predicts {other!r}, and is trained to predict {prediction_type!r} from here on; set "
+            f"diffusion.prediction_type to {other} to go on with what it has learnt",
+            stacklevel=3,
+        )
+
+
 def load_conditioner(folder: str) -> ClipConditioner:
     """The frozen text tower in `folder`/text_encoder with the tokenizer in `folder`/tokenizer."""
-    root = Path(folder)
+    root = Path(folder).expanduser()
     for part in ("text_encoder", "tokenizer"):
         if not (root / part).is_dir():
             raise FileNotFoundError(
@@ -362,5 +399,4 @@ def load_conditioner(folder: str) -> ClipConditioner:
                 "text-encoder`, or a diffusers pipeline's folder."
             )
     # The dtype that it was saved in may be a half one, in which CPUs are slow and no optimizer of ours computes.
-    tower = CLIPTextModel.from_pretrained(root / "text_encoder", dtype=torch.float32)
-    return ClipConditioner(CLIPTokenizer.from_pretrained(root / "tokenizer"), tower)
+    return ClipConditioner(*load_text_tower(root, torch.float32))

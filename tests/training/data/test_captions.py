@@ -204,7 +204,7 @@ def test_weights_that_are_all_zero_are_said() -> None:
 
 def test_sentences_fill_their_columns() -> None:
     template = FormatCaptions("a {size} photo of {label}")
-    assert template.columns == ("size", "label")
+    assert list(template.columns) == ["size", "label"]
     assert template.canonical({"size": "small", "label": "{x}"}) == "a small photo of {x}"
     assert template.canonical({"size": "", "label": "y"}) == ""
     with pytest.raises(ValueError, match="braces"):

@@ -260,6 +260,22 @@ def test_the_same_sources_give_the_same_files(checkouts: dict[str, Path]) -> Non
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["README.md", "left_out.jsonl", "mine.parquet"])
+def test_files_of_others_are_left_alone(name: str, overwrite: bool, checkouts: dict[str, Path]) -> None:
+    output = checkouts["noto"].parent / "tables"
+    output.mkdir()
+    (output / name).write_text("mine")
+    if overwrite and name != "mine.parquet":
+        made(checkouts, overwrite=True)  # by a name that the tables use, and asked for
+        assert (output / name).read_text() != "mine"
+        return
+    with pytest.raises(FileExistsError, match=name):
+        made(checkouts, overwrite=overwrite)
+    assert [path.name for path in output.iterdir()] == [name]
+    assert (output / name).read_text() == "mine"
+
+
 # --- splits
 
 

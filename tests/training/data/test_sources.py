@@ -18,7 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from training.data import BadPictureError, DataConfig, decode, draw_seed, draws, open_source, scan, to_tensor
+from training.data import (
+    BadPictureError,
+    DataConfig,
+    decode,
+    draw_seed,
+    draws,
+    open_source,
+    picture_tensor,
+    scan,
+    to_tensor,
+)
 from training.data.held_out import held_out_source, rows_to_show
 
 
@@ -224,13 +234,14 @@ def test_class_folders_are_captioned_by_their_names(tmp_path: Path) -> None:
     assert sorted(source.caption(index) for index in range(2)) == ["a photo of a pear", "a photo of a red apple"]
 
 
-def test_words_in_names_are_no_splits_unless_all_folders_name_one(tmp_path: Path) -> None:
-    def pictures(root: Path, *names: str) -> str:
-        for name in names:
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            picture().save(root / name)
-        return str(root)
+def pictures(root: Path, *names: str) -> str:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture().save(root / name)
+    return str(root)
 
+
+def test_words_in_names_are_no_splits_unless_all_folders_name_one(tmp_path: Path) -> None:
     trains = pictures(tmp_path / "vehicles", "car/train_a.png", "train/steam.png", "train/test_run.png", "bus/val.png")
     source = open_source(DataConfig(path=trains, caption_template="a {label}"))
     assert [source.caption(index) for index in range(4)] == ["a bus", "a car", "a train", "a train"]
@@ -245,6 +256,72 @@ def test_words_in_names_are_no_splits_unless_all_folders_name_one(tmp_path: Path
     (tmp_path / "shared" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     check(open_source(DataConfig(path=shared)), 2, ["train/1.png", "train/2.png"])
     check(open_source(DataConfig(path=shared, split="test")), 1, ["test/3.png"])
+
+
+@pytest.mark.parametrize("extra", ["cover.png", "raw/5.png", "train.png", "notes/a/b/7.png"])
+def test_what_lies_beside_the_splits_mixes_nothing(extra: str, tmp_path: Path) -> None:
+    path = pictures(tmp_path / "data", "train/cat/1.png", "train/dog/2.png", "val/cat/3.png", extra)
+    for split, captions in (("train", ["a cat", "a dog"]), ("validation", ["a cat"])):
+        with pytest.warns(UserWarning, match=rf"1 pictures .* are not used, the first is {extra}"):
+            source = open_source(DataConfig(path=path, split=split, caption_template="a {label}"))
+        check(source, len(captions), captions)
+
+
+def test_pictures_without_captions_serve_where_none_are_wanted(tmp_path: Path) -> None:
+    path = Path(pictures(tmp_path / "data", "1.png", "2.png", "3.png"))
+    (path / "metadata.jsonl").write_text(json.dumps({"file_name": "2.png", "text": "two"}))
+    with_captions, without = open_source(DataConfig(path=str(path))), open_source(DataConfig(path=str(path)), False)
+    assert (len(with_captions), len(without)) == (1, 3)
+    assert scan(without, max_bad_share=0, captions=False).good == [0, 1, 2]
+    with pytest.raises(ValueError, match="2 of 3 rows are bad"):
+        scan(with_captions)
+
+
+def test_a_bad_picture_is_named(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", [GOOD, b"no picture"], caption=["x", "y"], id=["one", "two"])
+    source = open_source(DataConfig(path=str(tmp_path / "a.parquet")))
+    assert picture_tensor(source, 0, 8).shape == (3, 8, 8)
+    with pytest.raises(BadPictureError, match="two: cannot be decoded"):
+        picture_tensor(source, 1, 8)
+
+
+EMOJI = {"name": ["a"], "keywords": [["b"]], "style": ["noto"], "skin_tone": ["none"]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "message"),
+    [
+        ({"caption": [3]}, {}, "'caption' .* holds numbers"),
+        ({"caption": [{"a": 1}]}, {"caption_column": "caption"}, "'caption' .* holds"),
+        ({}, {"caption_column": "image"}, "'image' .* holds"),
+        (EMOJI | {"keywords": ["one, two"]}, {"caption_template": "emoji"}, "'keywords' .* holds text"),
+        (EMOJI | {"name": [7]}, {"caption_template": "emoji"}, "'name' .* holds numbers"),
+        ({"size": [[1, 2]]}, {"caption_template": "a {size} thing"}, "'size' .* holds"),
+    ],
+)
+def test_columns_that_make_no_captions_are_refused(columns, settings, message: str, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", [GOOD], **columns)
+    with pytest.raises(ValueError, match=message):
+        open_source(DataConfig(path=str(tmp_path / "a.parquet"), **settings))
+
+
+def test_columns_of_every_kind_that_makes_captions(tmp_path: Path) -> None:
+    columns = {"caption": ["one"], "list": [["two", "three"]], "size": [4], "none": [None]} | EMOJI
+    write_parquet(tmp_path / "a.parquet", [GOOD], **columns)
+    for settings, caption in (
+        ({}, "one"),
+        ({"caption_column": "list"}, "two"),
+        ({"caption_column": "none"}, ""),
+        ({"caption_template": "{size} of {name}"}, "4 of a"),
+        ({"caption_template": "emoji"}, "an a, noto style"),
+    ):
+        assert open_source(DataConfig(path=str(tmp_path / "a.parquet"), **settings)).caption(0) == caption
+
+
+def test_files_that_are_no_tables_are_passed_over(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", [GOOD], caption=["x"])
+    (tmp_path / "._train.parquet").write_bytes(b"what macOS leaves")
+    check(open_source(DataConfig(path=str(tmp_path))), 1, ["x"])
 
 
 def test_a_glob_over_folders_of_splits_keeps_them_apart(tmp_path: Path) -> None:

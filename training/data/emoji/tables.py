@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,21 +49,43 @@ def prepare(
         checkouts: The checkout of each style's repository; styles without one are not made.
         emoji_test: Unicode's emoji-test.txt.
         cldr: A checkout of unicode-org/cldr.
-        output: The folder to write: train-*.parquet, validation-*.parquet, README.md, left_out.jsonl.
+        output: The folder to write: train-*.parquet, validation-*.parquet, README.md, left_out.jsonl. They are put
+            there when all are whole.
         seed: The seed of the splits and of the rows' order.
-        overwrite: Replaces tables that are already there.
+        overwrite: Replaces files of these names that are already there.
 
     Raises:
-        FileExistsError: If the folder has tables and `overwrite` is false.
+        FileExistsError: If the folder has some of them and `overwrite` is false, or has other tables.
         FileNotFoundError: If a source is not where it was said to be.
         ValueError: If no style is given, an SVG needs a rasteriser, or nothing was found to draw.
     """
     folder = Path(output)
     if not checkouts:
         raise ValueError(f"no checkout is given; give at least one of: {', '.join(STYLES)}")
-    if not overwrite and any(folder.glob("*.parquet")):
-        raise FileExistsError(f"{folder} already has tables; choose another folder, or allow it with --overwrite")
-    emoji = read_emoji(emoji_test, cldr)
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    made = [name for name in there if _MADE.fullmatch(name)]
+    others = [name for name in there if name.endswith(".parquet") and name not in made]
+    if others:
+        raise FileExistsError(f"{folder} has other tables, such as {others[0]}; choose another folder")
+    if made and not overwrite:
+        raise FileExistsError(
+            f"{folder} already has {', '.join(made[:3])}; choose another folder, or replace them with --overwrite"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as part:
+        summary = _make(checkouts, read_emoji(emoji_test, cldr), Path(part), seed)
+        for name in made:
+            (folder / name).unlink()
+        for path in Path(part).iterdir():
+            path.replace(folder / path.name)
+    return summary
+
+
+_MADE = re.compile(r"(train|validation)-\d{5}-of-\d{5}\.parquet|README\.md|left_out\.jsonl")
+
+
+def _make(checkouts: Mapping[str, str | Path], emoji: list[Emoji], folder: Path, seed: int) -> Summary:
+    """Draws, splits and writes everything into an empty folder."""
     rows: list[dict[str, Any]] = []
     left_out: list[dict[str, str]] = []
     for style, root in checkouts.items():
@@ -76,9 +100,6 @@ def prepare(
     rows.sort(key=lambda row: hashlib.blake2b(f"{seed} {row['id']}".encode()).digest())
     counts = Counter((row["style"], row["split_kind"]) for row in rows)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.parquet"):
-        old.unlink()
     _write(folder, "train", [row for row in rows if row["split_kind"] == "train"])
     _write(folder, "validation", [row for row in rows if row["split_kind"] != "train"])
     (folder / "left_out.jsonl").write_text("".join(json.dumps(one) + "\n" for one in left_out), encoding="utf-8")
