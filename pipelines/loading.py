@@ -287,6 +287,8 @@ def _load_tokenizer(folder: Path, class_name: str, dtype: torch.dtype, variant: 
 
 
 def _load_scheduler(folder: Path, class_name: str, dtype: torch.dtype, variant: str | None) -> Any:
+    if not read_json(folder / PARTS["scheduler"].config):
+        raise ValueError(f"{folder} describes no noise schedule; fetch or save the model again")
     return scheduler_class(class_name, of_model=True).from_pretrained(folder)
 
 

@@ -108,7 +108,10 @@ class DDPMScheduler(DiscreteScheduler):
             )
         if num_inference_steps is not None:
             return super().set_timesteps(num_inference_steps, device)
-        chosen = torch.as_tensor(timesteps, dtype=torch.int64)
+        given = torch.as_tensor(timesteps)
+        chosen = given.to(torch.int64)
+        if bool((chosen != given).any()):
+            raise ValueError(f"timesteps={given.tolist()}; expected whole numbers, as the model was trained at")
         last = self.config.num_train_timesteps - 1
         if not len(chosen) or bool((chosen.diff() >= 0).any()) or chosen[0] > last or chosen[-1] < 0:
             raise ValueError(f"timesteps={chosen.tolist()} must fall, from at most {last} to at least 0")

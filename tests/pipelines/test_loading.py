@@ -395,6 +395,12 @@ def test_a_misspelt_setting_of_the_scheduler_is_no_default(tiny_copy: Path) -> N
         load(tiny_copy)
 
 
+def test_an_empty_scheduler_is_no_default(tiny_copy: Path) -> None:
+    (tiny_copy / "scheduler" / "scheduler_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="describes no noise schedule"):
+        load(tiny_copy)
+
+
 @pytest.mark.parametrize("content", ["{}", '{"model": {}}', '{"version": "1.0"'])
 def test_a_damaged_tokenizer_is_our_error(tiny_copy: Path, content: str) -> None:
     (tiny_copy / "tokenizer" / "tokenizer.json").write_text(content)

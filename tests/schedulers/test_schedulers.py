@@ -209,6 +209,7 @@ def ready(cls, **keywords):
         (lambda: DDPMScheduler().set_timesteps(timesteps=[5, 5]), "must fall"),
         (lambda: DDPMScheduler().set_timesteps(timesteps=[1000, 5]), "at most 999"),
         (lambda: DDPMScheduler().set_timesteps(timesteps=[]), "must fall"),
+        (lambda: DDPMScheduler().set_timesteps(timesteps=[999.0, 500.5]), "whole numbers"),
         (lambda: ready(DDPMScheduler).step(X, 5, X), "timestep 5 is not one of the 10"),
         (lambda: ready(DDIMScheduler).step(X, 1000, X), "1000.*0 to 999"),
         (lambda: ready(DDIMScheduler).step(X, 500, X, eta=2.0), "eta=2.0"),
