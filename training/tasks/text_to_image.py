@@ -93,6 +93,9 @@ class DiffusionConfig:
         density_mean: mean of the normal number behind the density.
         density_deviation: its standard deviation.
         caption_dropout: share of samples that are shown the empty caption, for classifier-free guidance.
+        padding_dropout: share of samples whose padding is the empty caption's. What a tower writes after a caption's
+            end sums the caption up, which is the easiest to read; without it the network learns to read the words, and
+            so captions whose words never came together.
     """
 
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
@@ -107,10 +110,13 @@ class DiffusionConfig:
     density_mean: float = 0.0
     density_deviation: float = 1.0
     caption_dropout: float = 0.1
+    padding_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"diffusion.caption_dropout is {self.caption_dropout}; expected a share in [0, 1)")
+        if not 0 <= self.padding_dropout <= 1:
+            raise ValueError(f"diffusion.padding_dropout is {self.padding_dropout}; expected a share in [0, 1]")
         if self.weighting not in ("simple", *WEIGHTINGS):
             raise ValueError(f"diffusion.weighting is {self.weighting!r}; choose simple, {', '.join(WEIGHTINGS)}")
         if self.timestep_density not in DENSITIES:
@@ -248,17 +254,18 @@ class LatentSamples(Dataset):
 
     def __init__(self, source: Source, rows: list[int], latents: Latents, recipe: TextToImageRecipe, seed: int):
         self.source, self.rows, self.latents, self.seed = source, rows, latents, seed
-        self.batch_size, self.dropout = recipe.loop.batch_size, recipe.diffusion.caption_dropout
+        self.batch_size, self.config = recipe.loop.batch_size, recipe.diffusion
 
     def __getitem__(self, number: int) -> Batch:
         place = row_of_sample(number, len(self.rows), self.seed)
         row, rng = self.rows[place], draws(self.seed, "caption", number)
-        dropped = rng.random() < self.dropout
+        dropped = rng.random() < self.config.caption_dropout
         mean, std = self.latents.mean[place], self.latents.std[place]
         noise = normal((2, *mean.shape), self.seed, "noise", number)
         return {
             "row": self.source.id(row),
             "caption": "" if dropped else self.source.caption(row, rng),
+            "drop_padding": draws(self.seed, "padding", number).random() < self.config.padding_dropout,
             "x0": mean + std * noise[0],
             "eps": noise[1],
             "u": self._place(number),
@@ -328,7 +335,14 @@ class TextToImageTask:
 
     def prepare(self, batch: Batch, step: int) -> Batch:
         """Adds the captions' embeddings."""
-        return batch | {"embeddings": self.conditioner(batch["caption"]).embeddings}
+        embeddings = self.conditioner(batch["caption"]).embeddings
+        if batch["drop_padding"].any():
+            tokens = self.conditioner.tokenizer(batch["caption"], truncation=True, max_length=embeddings.shape[1])
+            words = torch.tensor([len(ids) - 1 for ids in tokens.input_ids], device=embeddings.device)
+            padding = torch.arange(embeddings.shape[1], device=embeddings.device) >= words[:, None]
+            dropped = padding & batch["drop_padding"][:, None]
+            embeddings = torch.where(dropped[..., None], self.conditioner.empty().embeddings, embeddings)
+        return batch | {"embeddings": embeddings}
 
     def to(self, device: torch.device) -> None:
         """Moves the frozen networks; on the CPU the U-Net attends by plain products, whose gradients are fast there."""
