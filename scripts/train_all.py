@@ -27,7 +27,7 @@ from training.run_folder import MODEL, differences
 
 STAGES = ("text-encoder", "autoencoder", "text-to-image")
 # Settings in which a finished stage may differ: where things are, and what leaves no mark on the model.
-PLACES = ("config", "output", "cache", "vae", "text_encoder", "loop.workers", "loop.threads", "loop.log_every")
+PLACES = ("output", "cache", "vae", "text_encoder", "loop.workers", "loop.threads", "loop.log_every")
 
 
 def arguments() -> argparse.Namespace:

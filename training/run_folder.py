@@ -19,7 +19,7 @@ MODEL = "model"
 
 # What a run may change when it goes on: how long, how fast, where, and what it shows; a trailing dot takes a section.
 _FREE = (
-    *("config", "resume", "output", "cache", "save_dtype", "preview.", "loop.", "data.max_bad_share"),
+    *("output", "cache", "save_dtype", "preview.", "loop.", "data.max_bad_share"),
     # Places: the same files may have moved.
     *("data.path", "validation.path", "vae", "text_encoder", "tokenizer", "teacher.path"),
     *("model.init", "loss.perceptual_features"),
@@ -82,9 +82,8 @@ def _require_same_run(output: Path, recipe: str, step: int) -> None:
             f"{output} was begun with other settings: {'; '.join(fixed.values())}. Resume it with its own "
             f"{RECIPE}, or choose another --output to begin a new run."
         )
-    told = [text for name, text in found.items() if name not in ("config", "resume", "output")]
-    if told:
-        warnings.warn(f"{output} goes on with changed settings: {'; '.join(told)}", stacklevel=2)
+    if found:
+        warnings.warn(f"{output} goes on with changed settings: {'; '.join(found.values())}", stacklevel=2)
 
 
 def _is_free(name: str) -> bool:
