@@ -24,7 +24,6 @@ TINY_TASK = {
         "--image_size=16",
         "--patch_size=8",
         "--vocabulary_size=600",
-        "--hard_negatives=true",
         "--projection_dim=16",
         "--text={hidden_size: 16, layers: 1, heads: 1}",
         "--vision={hidden_size: 16, layers: 1, heads: 1}",

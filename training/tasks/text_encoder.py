@@ -20,7 +20,6 @@ from training.config import LoopConfig
 from training.data import DataConfig, Source, draws, open_source, picture_tensor, scan
 from training.data.held_out import held_out_source, rows_to_show
 from training.data.order import row_of_sample
-from training.hard_negatives import WordSwaps
 from training.loop import Batch
 from training.vocabulary import WORD_END, build_tokenizer
 
@@ -89,8 +88,6 @@ class TextEncoderRecipe:
         vision: the image tower.
         embedding_deviation: standard deviation of the text tower's first token embeddings; CLIP's is 0.02. With 1, as
             in T5, the tower's states keep telling words apart that its pictures do not tell apart yet.
-        hard_negatives: tell each picture's caption also from one in which two words have changed places; see
-            `WordSwaps`. The tower then says which word belongs to which: what is left of what, which thing is red.
         teacher: a sentence encoder to learn from as well.
         loop: steps, batch, optimizer and intervals.
     """
@@ -106,7 +103,6 @@ class TextEncoderRecipe:
     text: TowerConfig = field(default_factory=TowerConfig)
     vision: TowerConfig = field(default_factory=TowerConfig)
     embedding_deviation: float = 0.02
-    hard_negatives: bool = False
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -218,13 +214,8 @@ class Contrast(nn.Module):
         logits = self.clip.logit_scale.clamp(max=4.6052).exp() * (texts @ pictures.T).float()
         diagonal = torch.arange(len(logits), device=logits.device)
         cross = nn.functional.cross_entropy
-        of_pictures, scalars = logits.T, {"accuracy": (logits.argmax(1) == diagonal).float().mean()}
-        if "negatives" in batch:
-            negative = self._negative_logits(batch, pictures)
-            of_pictures = torch.cat([of_pictures, negative], dim=1)
-            scalars["above_negative"] = (logits.diagonal() > negative[:, 0]).float().mean()
-        loss = (cross(logits, diagonal) + cross(of_pictures, diagonal)) / 2
-        scalars["contrastive"] = loss.detach()
+        loss = (cross(logits, diagonal) + cross(logits.T, diagonal)) / 2
+        scalars = {"contrastive": loss.detach(), "accuracy": (logits.argmax(1) == diagonal).float().mean()}
         if self.to_teacher is not None:
             if "words" in batch:
                 summaries = torch.cat([summaries, self.clip.text_model(input_ids=batch["words"]).pooler_output])
@@ -233,14 +224,6 @@ class Contrast(nn.Module):
             scalars |= {"teacher": term.detach(), "teacher_cosine": cosine.detach()}
             loss = loss + self.config.weight * term
         return loss, scalars
-
-    def _negative_logits(self, batch: Batch, pictures: Tensor) -> Tensor:
-        """What each of the pictures (B, D) makes of its own negative: (B, 1), -inf where it has none."""
-        summaries = self.clip.text_model(input_ids=batch["negatives"]).pooler_output
-        negatives = nn.functional.normalize(self.clip.text_projection(summaries), dim=-1)
-        negatives, have = _of_all_processes(negatives), _of_all_processes(batch["have_negative"])
-        logits = self.clip.logit_scale.clamp(max=4.6052).exp() * (pictures * negatives).sum(-1).float()
-        return logits.masked_fill(have == 0, -math.inf)[:, None]
 
 
 def imitation(views: Tensor, taught: Tensor) -> tuple[Tensor, Tensor]:
@@ -313,19 +296,10 @@ def _is_word(token: str) -> bool:
 
 
 class CaptionedPictures(Dataset):
-    """Sample number -> picture, one of its row's captions, its hard negative, words of the teacher's vocabulary."""
+    """Sample number -> picture, one of its row's captions, and words of the teacher's vocabulary."""
 
-    def __init__(
-        self,
-        source: Source,
-        rows: list[int],
-        seed: int,
-        recipe: TextEncoderRecipe,
-        words: list[str],
-        swaps: WordSwaps | None,
-    ):
+    def __init__(self, source: Source, rows: list[int], seed: int, recipe: TextEncoderRecipe, words: list[str]):
         self.source, self.rows, self.seed, self.image_size = source, rows, seed, recipe.image_size
-        self.swaps = swaps
         self.words, self.forms = words, recipe.teacher.forms
         self.words_a_sample = recipe.teacher.words / recipe.loop.batch_size
 
@@ -334,14 +308,8 @@ class CaptionedPictures(Dataset):
         rng = draws(self.seed, "caption", number)
         first, last = (int(self.words_a_sample * n) for n in (number, number + 1))
         words = [self._word(i) for i in range(first, last)] if self.words else []
-        caption = self.source.caption(row, rng)
-        return {
-            "row": self.source.id(row),
-            "image": picture_tensor(self.source, row, self.image_size),
-            "caption": caption,
-            "negative": self.swaps(caption, draws(self.seed, "swap", number)) if self.swaps else "",
-            "words": words,
-        }
+        image = picture_tensor(self.source, row, self.image_size)
+        return {"row": self.source.id(row), "image": image, "caption": self.source.caption(row, rng), "words": words}
 
     def _word(self, number: int) -> str:
         word = self.words[row_of_sample(number, len(self.words), self.seed)]
@@ -370,7 +338,6 @@ class TextEncoderTask:
             )
         self.shown = rows_to_show(held_out_source(recipe.data), self.source, self.rows, _SHOWN)
         self.tokenizer = self._tokenizer()
-        self.swaps = WordSwaps(self._captions()) if recipe.hard_negatives else None
         torch.manual_seed(recipe.loop.seed)
         self.clip = make_clip(recipe, self.tokenizer)
         if self.teacher:
@@ -384,15 +351,11 @@ class TextEncoderTask:
             return load_tokenizer(os.path.expanduser(recipe.tokenizer), recipe.context_length)
         return build_tokenizer(self._texts(), recipe.vocabulary_size, recipe.context_length)
 
-    def _captions(self) -> Iterator[str]:
-        """Captions in several wordings."""
+    def _texts(self) -> Iterator[str]:
+        """Captions in several wordings, to make their words tokens, and the teacher's words, common ones twice."""
         for row in self.rows[:: math.ceil(len(self.rows) / _VOCABULARY_ROWS)]:
             yield self.source.caption(row)
             yield self.source.caption(row, draws(self.recipe.loop.seed, "vocabulary", row))
-
-    def _texts(self) -> Iterator[str]:
-        """Captions, to make their words tokens, and the teacher's words, common ones twice."""
-        yield from self._captions()
         if self.teacher:
             yield from self.teacher.words
             # A WordPiece vocabulary lists common words first.
@@ -413,7 +376,7 @@ class TextEncoderTask:
     def samples(self, seed: int) -> Dataset:
         """See `CaptionedPictures`."""
         words = self.teacher.words if self.teacher else []
-        return CaptionedPictures(self.source, self.rows, seed, self.recipe, words, self.swaps)
+        return CaptionedPictures(self.source, self.rows, seed, self.recipe, words)
 
     def collate(self, items: list[Batch]) -> Batch:
         """Stacks pictures and tokenises texts, padded to the longest: causal attention hides what follows the end."""
@@ -421,11 +384,6 @@ class TextEncoderTask:
         words = [word for item in items for word in item["words"]]
         batch = default_collate([{"row": item["row"], "image": item["image"]} for item in items])
         batch |= {"texts": captions + words, "input_ids": self._tokenise(captions)}
-        if self.swaps:
-            # One for every picture, so that all processes have as many; where there is none, it does not count.
-            negatives = [item["negative"] for item in items]
-            batch["negatives"] = self._tokenise([negative or " " for negative in negatives])
-            batch["have_negative"] = torch.tensor([float(negative != "") for negative in negatives])
         return batch | ({"words": self._tokenise(words)} if words else {})
 
     def _tokenise(self, texts: list[str]) -> Tensor:
