@@ -20,6 +20,7 @@ _BESIDE = {"left of": ("to its left", "on its left"), "above": ("above it", "ove
 _BESIDE_BACK = {"left of": ("to its right", "on its right"), "above": ("below it", "under it")}
 _GROUNDS = ("{} on a {} background", "{} on {}", "{}, {} background", "{} against a {} background")
 _SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
+_PLAIN = 0.8
 _DROP_BACKGROUND = 0.08
 
 
@@ -41,11 +42,11 @@ def canonical_caption(facts: Facts) -> str:
 
 
 def random_caption(facts: Facts, rng: np.random.Generator) -> str:
-    """One of the wordings of facts: half the time the canonical one; now and then the background is not said."""
+    """One of the wordings of facts: mostly the canonical one; now and then the background is not said."""
     plain, background, drop, way, variant, size, lead = rng.random(7)
     if drop < _DROP_BACKGROUND:
         facts = replace(facts, background=None)
-    if plain < 0.5:
+    if plain < _PLAIN:
         return canonical_caption(facts)
     things = [
         _noun(thing, len(facts.things) if facts.relation is None else 1, _size_word(thing, size))
