@@ -22,7 +22,7 @@ try:
 except ImportError:  # run from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from training.command import read_settings
-from training.interrupt import ENDING
+from training.interrupt import handle_ending
 from training.run_folder import MODEL, differences
 
 STAGES = ("text-encoder", "autoencoder", "text-to-image")
@@ -96,11 +96,7 @@ def run(command: list[str], environment: dict[str, str]) -> int:
     """Runs a stage and returns its exit status. A signal to end is passed on once, and the stage saves and leaves."""
     # In a session of its own the terminal's Ctrl-C does not reach it as well, which would count as a second one.
     with subprocess.Popen(command, env=environment, start_new_session=True) as stage:
-        before = {
-            one: signal.signal(one, lambda number, _: stage.send_signal(number))
-            for one in ENDING
-            if signal.getsignal(one) is not signal.SIG_IGN
-        }
+        before = handle_ending(lambda number, _: stage.send_signal(number))
         try:
             status = stage.wait()
         finally:

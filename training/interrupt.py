@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
+
+def handle_ending(handler: Callable[[int, FrameType | None], Any]) -> dict[int, Any]:
+    """Has `handler` take the signals to end, those that are ignored excepted; returns who took them before."""
+    heard = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}
 
 
 class Interrupts:
@@ -20,9 +27,7 @@ class Interrupts:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        for number in ENDING:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._note)
+        self._previous = handle_ending(self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -265,11 +265,15 @@ class LatentSamples(Dataset):
         return {
             "row": self.source.id(row),
             "caption": "" if dropped else self.source.caption(row, rng),
-            "drop_padding": draws(self.seed, "padding", number).random() < self.config.padding_dropout,
+            "drop_padding": self._drops_padding(number),
             "x0": mean + std * noise[0],
             "eps": noise[1],
             "u": self._place(number),
         }
+
+    def _drops_padding(self, number: int) -> bool:
+        share = self.config.padding_dropout
+        return share > 0 and bool(draws(self.seed, "padding", number).random() < share)
 
     def _place(self, number: int) -> np.float64:
         """Uniform in [0, 1); the samples of one step are spread evenly (appendix I.1 of VDM, arXiv 2107.00630)."""
@@ -336,7 +340,7 @@ class TextToImageTask:
     def prepare(self, batch: Batch, step: int) -> Batch:
         """Adds the captions' embeddings."""
         embeddings = self.conditioner(batch["caption"]).embeddings
-        if batch["drop_padding"].any():
+        if self.recipe.diffusion.padding_dropout:
             tokens = self.conditioner.tokenizer(batch["caption"], truncation=True, max_length=embeddings.shape[1])
             words = torch.tensor([len(ids) - 1 for ids in tokens.input_ids], device=embeddings.device)
             padding = torch.arange(embeddings.shape[1], device=embeddings.device) >= words[:, None]
