@@ -27,6 +27,7 @@ TINY_TASK = {
         "--projection_dim=16",
         "--text={hidden_size: 16, layers: 1, heads: 1}",
         "--vision={hidden_size: 16, layers: 1, heads: 1}",
+        "--recall_weight=1",
         "--loop.batch_size=8",
     ],
     "text-to-image": [

@@ -10,14 +10,16 @@ import scipy.special
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from training.command import train
 from training.tasks.text_encoder import (
     Contrast,
+    Recall,
     Teacher,
-    TeacherConfig,
     TextEncoderRecipe,
+    TowerConfig,
     embed_as_teacher,
     imitation,
     make_clip,
@@ -74,7 +76,7 @@ def test_loss_equals_that_of_transformers(tokenizer):
         "input_ids": tokenizer(CAPTIONS, padding=True, return_tensors="pt").input_ids,
         "image": torch.randn(len(CAPTIONS), 3, 16, 16),
     }
-    loss, _ = Contrast(clip, TeacherConfig(), 0)(batch)
+    loss, _ = Contrast(clip, TextEncoderRecipe(), 0)(batch)
     theirs = clip(input_ids=batch["input_ids"], pixel_values=batch["image"], return_loss=True).loss
     torch.testing.assert_close(loss, theirs)
 
@@ -96,6 +98,49 @@ def test_exported_tower_equals_the_trained_one(tiny, tmp_path, tokenizer):
     ids = words(CAPTIONS, padding="max_length", max_length=words.model_max_length, return_tensors="pt").input_ids
     torch.testing.assert_close(tower(ids).last_hidden_state, clip.text_model(ids).last_hidden_state)
     torch.testing.assert_close(text_encoder_of(clip)(ids).pooler_output, tower(ids).pooler_output)
+
+
+def test_recall_is_the_cross_entropy_of_every_caption_up_to_its_end():
+    torch.manual_seed(0)
+    recall = Recall(size=8, places=6, vocabulary=11)
+    end = 10
+    tokens = [[9, 3, 4, end], [9, 1, end], [9, 2, 5, 7, 7, end]]
+    padded = torch.tensor([row + [end] * (6 - len(row)) for row in tokens])
+    summaries, noise = torch.randn(2, 3, 8)
+    means = []
+    for row, summary, shift in zip(tokens, summaries, noise, strict=True):
+        centred = (summary - summary.mean()) / (summary.var(unbiased=False) + 1e-5).sqrt() + shift / 2
+        hidden = torch.stack([recall.summary(centred) + recall.place.weight[place] for place in range(len(row))])
+        chances = recall.token(nn.functional.gelu(hidden)).log_softmax(-1)
+        means.append(-sum(chances[place, token] for place, token in enumerate(row)) / len(row))
+    torch.testing.assert_close(recall(summaries, noise, padded, end), sum(means) / 3)
+
+
+def test_a_summary_that_learnt_to_recall_says_which_thing_has_which_colour(tokenizer):
+    """Half of the captions differ from another in nothing but the order of two words, and all pictures are alike."""
+    colours = ["red", "blue"]
+    captions = [f"a {one} {a} a {other} {b}" for one in colours for other in colours for a, b in [("ring", "star")]]
+    captions += [caption.replace("ring", "?").replace("star", "ring").replace("?", "star") for caption in captions]
+    tower = TowerConfig(hidden_size=32, layers=2, heads=2)
+    recipe = TextEncoderRecipe(
+        image_size=8, patch_size=8, projection_dim=8, text=tower, vision=tower, embedding_deviation=1, recall_weight=1
+    )
+    torch.manual_seed(0)
+    contrast = Contrast(make_clip(recipe, tokenizer), recipe, 0)
+    ids = tokenizer(captions, padding=True, return_tensors="pt").input_ids
+    optimizer = torch.optim.AdamW(contrast.parameters(), lr=3e-3)
+    for _ in range(200):
+        noise = torch.randn(len(ids), 32)
+        loss, scalars = contrast({"input_ids": ids, "image": torch.zeros(len(ids), 3, 8, 8), "noise": noise})
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert scalars["contrastive"] > math.log(len(ids)) - 0.1  # the pictures taught nothing
+    with torch.no_grad():
+        summaries = contrast.clip.text_model(input_ids=ids).pooler_output
+        left = contrast.recall(summaries, torch.zeros(len(ids), 32), ids, tokenizer.eos_token_id)
+    order_unknown = 4 * math.log(2) / ids.shape[1]  # of the tokens, two colours and two things are either this or that
+    assert left < order_unknown / 3
 
 
 @pytest.fixture(scope="module")

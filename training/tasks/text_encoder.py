@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -88,6 +89,8 @@ class TextEncoderRecipe:
         vision: the image tower.
         embedding_deviation: standard deviation of the text tower's first token embeddings; CLIP's is 0.02. With 1, as
             in T5, the tower's states keep telling words apart that its pictures do not tell apart yet.
+        recall_weight: weight of reading the caption back from the text's summary, see `Recall`; pictures alone teach a
+            tower which colours there are sooner than which thing has which.
         teacher: a sentence encoder to learn from as well.
         loop: steps, batch, optimizer and intervals.
     """
@@ -103,6 +106,7 @@ class TextEncoderRecipe:
     text: TowerConfig = field(default_factory=TowerConfig)
     vision: TowerConfig = field(default_factory=TowerConfig)
     embedding_deviation: float = 0.02
+    recall_weight: float = 0.0
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -120,6 +124,8 @@ class TextEncoderRecipe:
             )
         if not 0 < self.embedding_deviation < math.inf:
             raise ValueError(f"embedding_deviation is {self.embedding_deviation}; expected a finite number above 0.")
+        if not 0 <= self.recall_weight < math.inf:
+            raise ValueError(f"recall_weight is {self.recall_weight}; expected a finite number of at least 0.")
         if self.teacher.words % self.loop.batch_size:
             raise ValueError(
                 f"teacher.words {self.teacher.words} must be a multiple of loop.batch_size {self.loop.batch_size}, so "
@@ -191,17 +197,45 @@ def make_clip(recipe: TextEncoderRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
     return clip
 
 
+class Recall(nn.Module):
+    """Reads a caption back from its summary alone, each token by its place, as TSDAE does (arXiv 2104.06979).
+
+    The summary must hold the whole caption then, who has what included. It is read through noise, half as strong as
+    itself, so that it says everything loudly.
+    """
+
+    def __init__(self, size: int, places: int, vocabulary: int):
+        super().__init__()
+        self.summary, self.place = nn.Linear(size, 4 * size), nn.Embedding(places, 4 * size)
+        self.token = nn.Linear(4 * size, vocabulary)
+
+    def forward(self, summaries: Tensor, noise: Tensor, input_ids: Tensor, end: int) -> Tensor:
+        """Mean over captions (B, L) of the mean cross-entropy of their tokens up to the end mark.
+
+        Summaries and noise are (B, D). A caption counts the same whatever its length, and so on every process.
+        """
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        states = self.summary(nn.functional.layer_norm(summaries, summaries.shape[-1:]) + noise / 2)
+        logits = self.token(nn.functional.gelu(states[:, None] + self.place(places)))
+        terms = nn.functional.cross_entropy(logits.float().transpose(1, 2), input_ids, reduction="none")
+        ended = input_ids == end
+        said = (ended.cumsum(1) - ended.long() == 0).float()
+        return ((terms * said).sum(1) / said.sum(1)).mean()
+
+
 class Contrast(nn.Module):
-    """CLIP with its symmetric cross-entropy (Fig. 3 of CLIP, arXiv 2103.00020) and the teacher's term.
+    """CLIP with its symmetric cross-entropy (Fig. 3 of CLIP, arXiv 2103.00020), and the other terms of the recipe.
 
     The teacher's term is that of SEED (arXiv 2101.04731): how near a text is to all the texts of the batch must
     come out the same from a linear view of the tower's summary as from the teacher itself.
     """
 
-    def __init__(self, clip: CLIPModel, teacher: TeacherConfig, teacher_size: int):
+    def __init__(self, clip: CLIPModel, recipe: TextEncoderRecipe, teacher_size: int):
         super().__init__()
-        self.clip, self.config = clip, teacher
-        self.to_teacher = nn.Linear(clip.config.text_config.hidden_size, teacher_size) if teacher_size else None
+        self.clip, self.recipe = clip, recipe
+        text = clip.config.text_config
+        self.to_teacher = nn.Linear(text.hidden_size, teacher_size) if teacher_size else None
+        self.recall = Recall(text.hidden_size, recipe.context_length, text.vocab_size) if recipe.recall_weight else None
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of images (B, 3, H, W) with captions (B, L); the teacher's (B + W, D) covers W more texts."""
@@ -216,13 +250,18 @@ class Contrast(nn.Module):
         cross = nn.functional.cross_entropy
         loss = (cross(logits, diagonal) + cross(logits.T, diagonal)) / 2
         scalars = {"contrastive": loss.detach(), "accuracy": (logits.argmax(1) == diagonal).float().mean()}
+        if self.recall is not None:
+            end = self.clip.config.text_config.eos_token_id
+            term = self.recall(summaries, batch["noise"], batch["input_ids"], end)
+            scalars |= {"recall": term.detach()}
+            loss = loss + self.recipe.recall_weight * term
         if self.to_teacher is not None:
             if "words" in batch:
                 summaries = torch.cat([summaries, self.clip.text_model(input_ids=batch["words"]).pooler_output])
             views, taught = (_of_all_processes(x.float()) for x in (self.to_teacher(summaries), batch["teacher"]))
             term, cosine = imitation(views, taught)
             scalars |= {"teacher": term.detach(), "teacher_cosine": cosine.detach()}
-            loss = loss + self.config.weight * term
+            loss = loss + self.recipe.teacher.weight * term
         return loss, scalars
 
 
@@ -301,6 +340,7 @@ class CaptionedPictures(Dataset):
     def __init__(self, source: Source, rows: list[int], seed: int, recipe: TextEncoderRecipe, words: list[str]):
         self.source, self.rows, self.seed, self.image_size = source, rows, seed, recipe.image_size
         self.words, self.forms = words, recipe.teacher.forms
+        self.noise_size = recipe.text.hidden_size if recipe.recall_weight else 0
         self.words_a_sample = recipe.teacher.words / recipe.loop.batch_size
 
     def __getitem__(self, number: int) -> Batch:
@@ -309,7 +349,8 @@ class CaptionedPictures(Dataset):
         first, last = (int(self.words_a_sample * n) for n in (number, number + 1))
         words = [self._word(i) for i in range(first, last)] if self.words else []
         image = picture_tensor(self.source, row, self.image_size)
-        return {"row": self.source.id(row), "image": image, "caption": self.source.caption(row, rng), "words": words}
+        sample = {"row": self.source.id(row), "image": image, "caption": self.source.caption(row, rng), "words": words}
+        return sample | {"noise": draws(self.seed, "recall", number).standard_normal(self.noise_size, np.float32)}
 
     def _word(self, number: int) -> str:
         word = self.words[row_of_sample(number, len(self.words), self.seed)]
@@ -343,7 +384,7 @@ class TextEncoderTask:
         if self.teacher:
             embed_as_teacher(self.clip, self.tokenizer, self.teacher)
         size = self.teacher.model.config.hidden_size if self.teacher else 0
-        self.players: dict[str, nn.Module] = {"clip": Contrast(self.clip, recipe.teacher, size)}
+        self.players: dict[str, nn.Module] = {"clip": Contrast(self.clip, recipe, size)}
 
     def _tokenizer(self) -> CLIPTokenizer:
         recipe = self.recipe
@@ -382,7 +423,7 @@ class TextEncoderTask:
         """Stacks pictures and tokenises texts, padded to the longest: causal attention hides what follows the end."""
         captions = [item["caption"] for item in items]
         words = [word for item in items for word in item["words"]]
-        batch = default_collate([{"row": item["row"], "image": item["image"]} for item in items])
+        batch = default_collate([{key: item[key] for key in ("row", "image", "noise")} for item in items])
         batch |= {"texts": captions + words, "input_ids": self._tokenise(captions)}
         return batch | ({"words": self._tokenise(words)} if words else {})
 
