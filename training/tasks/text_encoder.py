@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, CLIPTe
 from training.config import LoopConfig
 from training.data import DataConfig, Source, draws, open_source, picture_tensor, scan
 from training.data.held_out import held_out_source, rows_to_show
-from training.data.order import row_of_sample
+from training.data.order import normal, row_of_sample
 from training.loop import Batch
 from training.vocabulary import WORD_END, build_tokenizer
 
@@ -350,7 +349,7 @@ class CaptionedPictures(Dataset):
         words = [self._word(i) for i in range(first, last)] if self.words else []
         image = picture_tensor(self.source, row, self.image_size)
         sample = {"row": self.source.id(row), "image": image, "caption": self.source.caption(row, rng), "words": words}
-        return sample | {"noise": draws(self.seed, "recall", number).standard_normal(self.noise_size, np.float32)}
+        return sample | ({"noise": normal((self.noise_size,), self.seed, "recall", number)} if self.noise_size else {})
 
     def _word(self, number: int) -> str:
         word = self.words[row_of_sample(number, len(self.words), self.seed)]
@@ -423,7 +422,7 @@ class TextEncoderTask:
         """Stacks pictures and tokenises texts, padded to the longest: causal attention hides what follows the end."""
         captions = [item["caption"] for item in items]
         words = [word for item in items for word in item["words"]]
-        batch = default_collate([{key: item[key] for key in ("row", "image", "noise")} for item in items])
+        batch = default_collate([{key: item[key] for key in item if key not in ("caption", "words")} for item in items])
         batch |= {"texts": captions + words, "input_ids": self._tokenise(captions)}
         return batch | ({"words": self._tokenise(words)} if words else {})
 

@@ -94,8 +94,7 @@ class DiffusionConfig:
         density_deviation: its standard deviation.
         caption_dropout: share of samples that are shown the empty caption, for classifier-free guidance.
         padding_dropout: share of samples whose padding is the empty caption's. What a tower writes after a caption's
-            end sums the caption up, which is the easiest to read; without it the network learns to read the words, and
-            so captions whose words never came together.
+            end sums the caption up, which is the easiest to read; without it the network has to read the words.
     """
 
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
