@@ -5,27 +5,37 @@
 
 Run it again to go on after an interruption: finished stages are kept, the stage that was cut off resumes. Settings for
 single stages follow, such as `text-to-image:--loop.steps=100 autoencoder:--loop.batch_size=16`.
+
+As many processes as `--processes` says share each batch, and the steps are the same. It is one unless told otherwise,
+but two on a CPU, where they are faster than one with as many threads.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import torch
 
 try:
     from training.command import read_settings
 except ImportError:  # run from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from training.command import read_settings
+from latentgen.hardware import default_device
+from training.config import LoopConfig
 from training.interrupt import handle_ending
 from training.run_folder import MODEL, differences
 
 STAGES = ("text-encoder", "autoencoder", "text-to-image")
+PATIENCE = 60  # seconds
 # Settings in which a finished stage may differ: where things are, and what leaves no mark on the model.
 PLACES = ("output", "cache", "vae", "text_encoder", "loop.workers", "loop.threads", "loop.log_every")
 
@@ -40,9 +50,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--teacher", help="folder of the text tower's sentence encoder")
     parser.add_argument("--output", type=Path, help="folder of all runs; left out, runs/ and the recipe folder's name")
     parser.add_argument("--device", choices=["auto", "cpu"], default="auto", help="cpu leaves a GPU alone")
+    parser.add_argument("--processes", type=int, help="how many share a batch; left out, 1 on a GPU and 2 on a CPU")
     parser.add_argument("settings", nargs="*", help="stage:--setting=value")
     given = parser.parse_intermixed_args()
     given.output = given.output or Path("runs") / given.recipes.resolve().name
+    most = math.inf if on_cpu(given) else max(1, torch.cuda.device_count())
+    if given.processes is not None and not 1 <= given.processes <= most:
+        parser.error(f"--processes is {given.processes}: give at least 1, and on GPUs no more than there are ({most})")
     for stage in STAGES:
         if not recipe(given.recipes, stage).is_file():
             parser.error(f"{recipe(given.recipes, stage)} is not there: {given.recipes} is no folder of recipes")
@@ -50,6 +64,11 @@ def arguments() -> argparse.Namespace:
         if setting.partition(":")[0] not in STAGES:
             parser.error(f"{setting!r}: begin with one of {', '.join(STAGES)} and a colon")
     return given
+
+
+def on_cpu(given: argparse.Namespace) -> bool:
+    """Whether the trainings run on the CPU."""
+    return given.device == "cpu" or default_device().type == "cpu"
 
 
 def recipe(folder: Path, stage: str) -> Path:
@@ -73,46 +92,85 @@ def settings(stage: str, given: argparse.Namespace) -> list[str]:
     return words + [value for setting in given.settings for name, _, value in [setting.partition(":")] if name == stage]
 
 
-def check(stage: str, given: argparse.Namespace) -> None:
-    """Reads a stage's settings, and compares them with those of a model that is there.
+def check(stage: str, given: argparse.Namespace) -> int:
+    """Reads a stage's settings, and compares them with those of a model that is there; returns how many processes.
 
     Raises:
         ValueError, argparse.ArgumentError: They make no sense, or the model was made with others.
     """
     try:
-        text = read_settings(stage, settings(stage, given)).text
+        told = read_settings(stage, settings(stage, given))
+        processes = processes_of(told.recipe.loop, given)
     except (ValueError, argparse.ArgumentError) as error:
         raise ValueError(f"{stage}: {error}") from error
     folder = given.output / stage
-    changed = {name: told for name, told in differences(folder, text).items() if name not in PLACES}
+    changed = {name: words for name, words in differences(folder, told.text).items() if name not in PLACES}
     if (folder / MODEL).is_dir() and changed:
         raise ValueError(
             f"{folder / MODEL} was made with other settings: {'; '.join(changed.values())}. Choose another --output, "
             f"or move {folder} away to train that stage again."
         )
+    return processes
 
 
-def run(command: list[str], environment: dict[str, str]) -> int:
-    """Runs a stage and returns its exit status. A signal to end is passed on once, and the stage saves and leaves."""
-    # In a session of its own the terminal's Ctrl-C does not reach it as well, which would count as a second one.
-    with subprocess.Popen(command, env=environment, start_new_session=True) as stage:
-        before = handle_ending(lambda number, _: stage.send_signal(number))
-        try:
-            status = stage.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+def processes_of(loop: LoopConfig, given: argparse.Namespace) -> int:
+    """How many processes train a stage.
+
+    Raises:
+        ValueError: As many as were asked for cannot share its batches.
+    """
+    if given.processes:
+        loop.part_size(given.processes)
+        return given.processes
+    several = on_cpu(given) and torch.get_num_threads() > 1 and loop.batch_size % (2 * loop.gradient_accumulation) == 0
+    return 2 if several else 1
+
+
+def environments(given: argparse.Namespace, processes: int) -> list[dict[str, str]]:
+    """The environment of each process of a stage, in the variables by which torch.distributed finds the others."""
+    common = dict(os.environ)
+    if on_cpu(given):
+        threads = max(1, torch.get_num_threads() // processes)
+        common |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(threads)}
+    if processes == 1:
+        return [common]
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(place.getsockname()[1])}
+    common |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
+def run(command: list[str], environments: list[dict[str, str]]) -> int:
+    """Runs a stage in a process for each environment; returns the exit status of one that failed, or 0.
+
+    A signal to end is passed on once, and the stage saves and leaves. When one process has failed the others, which
+    may wait for it, have `PATIENCE` to leave by themselves.
+    """
+    # In sessions of their own the terminal's Ctrl-C does not reach them as well, which would count as a second one.
+    group = [subprocess.Popen(command, env=environment, start_new_session=True) for environment in environments]
+    before = handle_ending(lambda number, _: [process.send_signal(number) for process in group])
+    try:
+        while None in (ended := [process.poll() for process in group]) and not any(ended):
+            time.sleep(0.1)
+        end = time.monotonic() + PATIENCE
+        for process in group:
+            try:
+                process.wait(max(0.0, end - time.monotonic()) if any(ended) else None)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    status = next((status for status in ended if status), 0)
     return status if status >= 0 else 128 - status
 
 
 def main() -> int:
     """Runs what is not finished yet; returns the exit status of the stage that failed, or 0."""
     given = arguments()
-    on_cpu = {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-    environment = os.environ | (on_cpu if given.device == "cpu" else {})
     try:
-        for stage in STAGES:
-            check(stage, given)
+        processes = {stage: check(stage, given) for stage in STAGES}
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -121,7 +179,8 @@ def main() -> int:
             print(f"{stage}: finished before, kept", flush=True)
             continue
         started = time.monotonic()
-        status = run([sys.executable, "-m", "latentgen", "train", stage, *settings(stage, given)], environment)
+        command = [sys.executable, "-m", "latentgen", "train", stage, *settings(stage, given)]
+        status = run(command, environments(given, processes[stage]))
         if status:
             return status
         print(f"{stage}: {(time.monotonic() - started) / 60:.1f} minutes", flush=True)

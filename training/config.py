@@ -102,6 +102,20 @@ class LoopConfig:
         _require(self.seed < 2**63, "seed", self.seed, "below 2 to the power of 63")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "a share in [0, 1)")
 
+    def part_size(self, processes: int) -> int:
+        """Samples that each of `processes` computes at once.
+
+        Raises:
+            ValueError: The batch cannot be divided so.
+        """
+        parts = processes * self.gradient_accumulation
+        if self.batch_size % parts:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be divided into {processes} process(es) x "
+                f"{self.gradient_accumulation} accumulation step(s): choose a multiple of {parts}."
+            )
+        return self.batch_size // parts
+
 
 def require_sizes(section: str, settings: object, *names: str) -> None:
     """Sees that settings are whole numbers of at least 1, or lists of them that are not empty.

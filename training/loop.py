@@ -118,12 +118,7 @@ class Loop:
             project_dir=output,
             dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
         )
-        parts = self.accelerator.num_processes * config.gradient_accumulation
-        if config.batch_size % parts:
-            raise ValueError(
-                f"batch_size {config.batch_size} cannot be divided into {self.accelerator.num_processes} process(es) x "
-                f"{config.gradient_accumulation} accumulation step(s): choose a multiple of {parts}."
-            )
+        self.part_size = config.part_size(self.accelerator.num_processes)
         task.to(self.accelerator.device)
         self.wrapped: dict[str, nn.Module] = {}
         self.players: dict[str, Player] = {}
@@ -250,7 +245,7 @@ class Loop:
         return DataLoader(
             self.task.samples(config.seed),
             sampler=_Numbers(config, first_step, accelerator.process_index, accelerator.num_processes),
-            batch_size=config.batch_size // (accelerator.num_processes * config.gradient_accumulation),
+            batch_size=self.part_size,
             num_workers=config.workers,
             worker_init_fn=_leave_signals_to_the_loop,
             collate_fn=self.task.collate,

@@ -64,7 +64,7 @@ def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("recipes")
     write_recipes(folder)
     words = ["scripts/train_all.py", str(folder), "--output", str(folder / "out"), "--device=cpu"]
-    words += ["autoencoder:--loss.edges=0.5"]
+    words += ["--processes=2", "autoencoder:--loss.edges=0.5"]
     done = run(*words)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "edges: 0.5" in (folder / "out" / "autoencoder" / "recipe.yaml").read_text()
@@ -117,10 +117,21 @@ def test_a_setting_of_the_last_stage_is_refused_before_the_first_begins(tmp_path
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_stage_that_is_told_to_end_saves_first(number, tmp_path):
+def test_processes_that_cannot_share_a_batch_are_refused_before_the_first_stage_begins(tmp_path):
+    write_recipes(tmp_path)
+    done = run("scripts/train_all.py", str(tmp_path), f"--output={tmp_path / 'out'}", "--device=cpu", "--processes=8")
+    assert done.returncode == 2
+    assert "autoencoder: batch_size 4 cannot be divided into 8 process(es)" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "processes"), [(signal.SIGINT, 2), pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow)]
+)
+def test_a_stage_that_is_told_to_end_saves_first(number, processes, tmp_path):
     write_recipes(tmp_path)
     words = [sys.executable, "scripts/train_all.py", str(tmp_path), f"--output={tmp_path / 'out'}", "--device=cpu"]
+    words += [f"--processes={processes}"]
     words += ["text-encoder:--loop.steps=100000", "text-encoder:--loop.checkpoint_every=20"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     options = {"env": environment, "cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
