@@ -14,17 +14,9 @@ from torch import nn
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from training.command import train
-from training.tasks.text_encoder import (
-    Contrast,
-    Recall,
-    Teacher,
-    TextEncoderRecipe,
-    TowerConfig,
-    embed_as_teacher,
-    imitation,
-    make_clip,
-    text_encoder_of,
-)
+from training.contrast import Contrast, Recall, imitation
+from training.tasks.text_encoder import TextEncoderRecipe, TowerConfig, make_clip, text_encoder_of
+from training.teacher import Teacher, embed_as_teacher
 from training.vocabulary import build_tokenizer
 
 CAPTIONS = [
@@ -76,7 +68,7 @@ def test_loss_equals_that_of_transformers(tokenizer):
         "input_ids": tokenizer(CAPTIONS, padding=True, return_tensors="pt").input_ids,
         "image": torch.randn(len(CAPTIONS), 3, 16, 16),
     }
-    loss, _ = Contrast(clip, TextEncoderRecipe(), 0)(batch)
+    loss, _ = Contrast(clip)(batch)
     theirs = clip(input_ids=batch["input_ids"], pixel_values=batch["image"], return_loss=True).loss
     torch.testing.assert_close(loss, theirs)
 
@@ -126,7 +118,7 @@ def test_a_summary_that_learnt_to_recall_says_which_thing_has_which_colour(token
         image_size=8, patch_size=8, projection_dim=8, text=tower, vision=tower, embedding_deviation=1, recall_weight=1
     )
     torch.manual_seed(0)
-    contrast = Contrast(make_clip(recipe, tokenizer), recipe, 0)
+    contrast = Contrast(make_clip(recipe, tokenizer), recipe.recall_weight)
     ids = tokenizer(captions, padding=True, return_tensors="pt").input_ids
     optimizer = torch.optim.AdamW(contrast.parameters(), lr=3e-3)
     for _ in range(200):

@@ -14,17 +14,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
-from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from training.config import LoopConfig
+from training.contrast import Contrast
 from training.data import DataConfig, Source, draws, open_source, picture_tensor, scan
 from training.data.held_out import held_out_source, rows_to_show
 from training.data.order import normal, row_of_sample
 from training.loop import Batch
-from training.vocabulary import WORD_END, build_tokenizer
+from training.teacher import Teacher, embed_as_teacher
+from training.vocabulary import build_tokenizer
 
-# Of the nearness of texts, in SEED's notation; the teacher's is sharper, as there.
-_TEACHER_TEMPERATURE, _STUDENT_TEMPERATURE = 0.05, 0.07
 _VOCABULARY_ROWS = 20_000  # at most, evenly spaced, whose captions the vocabulary is learnt from
 _SHOWN = 256  # held-out pictures that a preview measures
 
@@ -51,7 +51,7 @@ class TeacherConfig:
     Args:
         path: folder of a transformers model with its tokenizer whose mean over tokens is the sentence's
             embedding (all-MiniLM-L6-v2, say); null trains without a teacher.
-        weight: weight of the teacher's term in the loss, see `Contrast`.
+        weight: weight of the teacher's term in the loss, see `training.contrast`.
         words: words in every step, beside the captions, that are taken from the teacher's vocabulary.
         forms: what such a word is put into, one form drawn for each; prompts will be worded like this.
     """
@@ -88,8 +88,8 @@ class TextEncoderRecipe:
         vision: the image tower.
         embedding_deviation: standard deviation of the text tower's first token embeddings; CLIP's is 0.02. With 1, as
             in T5, the tower's states keep telling words apart that its pictures do not tell apart yet.
-        recall_weight: weight of reading the caption back from the text's summary, see `Recall`; pictures alone teach a
-            tower which colours there are sooner than which thing has which.
+        recall_weight: weight of reading the caption back from the text's summary, see `training.contrast`; pictures
+            alone teach a tower which colours there are sooner than which thing has which.
         teacher: a sentence encoder to learn from as well.
         loop: steps, batch, optimizer and intervals.
     """
@@ -196,143 +196,6 @@ def make_clip(recipe: TextEncoderRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
     return clip
 
 
-class Recall(nn.Module):
-    """Reads a caption back from its summary alone, each token by its place, as TSDAE does (arXiv 2104.06979).
-
-    The summary must hold the whole caption then, who has what included. It is read through noise, half as strong as
-    itself, so that it says everything loudly.
-    """
-
-    def __init__(self, size: int, places: int, vocabulary: int):
-        super().__init__()
-        self.summary, self.place = nn.Linear(size, 4 * size), nn.Embedding(places, 4 * size)
-        self.token = nn.Linear(4 * size, vocabulary)
-
-    def forward(self, summaries: Tensor, noise: Tensor, input_ids: Tensor, end: int) -> Tensor:
-        """Mean over captions (B, L) of the mean cross-entropy of their tokens up to the end mark.
-
-        Summaries and noise are (B, D). A caption counts the same whatever its length, and so on every process.
-        """
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        states = self.summary(nn.functional.layer_norm(summaries, summaries.shape[-1:]) + noise / 2)
-        logits = self.token(nn.functional.gelu(states[:, None] + self.place(places)))
-        terms = nn.functional.cross_entropy(logits.float().transpose(1, 2), input_ids, reduction="none")
-        ended = input_ids == end
-        said = (ended.cumsum(1) - ended.long() == 0).float()
-        return ((terms * said).sum(1) / said.sum(1)).mean()
-
-
-class Contrast(nn.Module):
-    """CLIP with its symmetric cross-entropy (Fig. 3 of CLIP, arXiv 2103.00020), and the other terms of the recipe.
-
-    The teacher's term is that of SEED (arXiv 2101.04731): how near a text is to all the texts of the batch must
-    come out the same from a linear view of the tower's summary as from the teacher itself.
-    """
-
-    def __init__(self, clip: CLIPModel, recipe: TextEncoderRecipe, teacher_size: int):
-        super().__init__()
-        self.clip, self.recipe = clip, recipe
-        text = clip.config.text_config
-        self.to_teacher = nn.Linear(text.hidden_size, teacher_size) if teacher_size else None
-        self.recall = Recall(text.hidden_size, recipe.context_length, text.vocab_size) if recipe.recall_weight else None
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of images (B, 3, H, W) with captions (B, L); the teacher's (B + W, D) covers W more texts."""
-        summaries = self.clip.text_model(input_ids=batch["input_ids"]).pooler_output
-        texts = nn.functional.normalize(self.clip.text_projection(summaries), dim=-1)
-        vision = self.clip.vision_model(pixel_values=batch["image"]).pooler_output
-        pictures = nn.functional.normalize(self.clip.visual_projection(vision), dim=-1)
-        texts, pictures = _of_all_processes(texts), _of_all_processes(pictures)
-        # CLIP keeps the scale at or under 100 for stability (section 2.5).
-        logits = self.clip.logit_scale.clamp(max=4.6052).exp() * (texts @ pictures.T).float()
-        diagonal = torch.arange(len(logits), device=logits.device)
-        cross = nn.functional.cross_entropy
-        loss = (cross(logits, diagonal) + cross(logits.T, diagonal)) / 2
-        scalars = {"contrastive": loss.detach(), "accuracy": (logits.argmax(1) == diagonal).float().mean()}
-        if self.recall is not None:
-            end = self.clip.config.text_config.eos_token_id
-            term = self.recall(summaries, batch["noise"], batch["input_ids"], end)
-            scalars |= {"recall": term.detach()}
-            loss = loss + self.recipe.recall_weight * term
-        if self.to_teacher is not None:
-            if "words" in batch:
-                summaries = torch.cat([summaries, self.clip.text_model(input_ids=batch["words"]).pooler_output])
-            views, taught = (_of_all_processes(x.float()) for x in (self.to_teacher(summaries), batch["teacher"]))
-            term, cosine = imitation(views, taught)
-            scalars |= {"teacher": term.detach(), "teacher_cosine": cosine.detach()}
-            loss = loss + self.recipe.teacher.weight * term
-        return loss, scalars
-
-
-def imitation(views: Tensor, taught: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the views' (N, D) nearness to a teacher's embeddings (N, D), and the mean cosine of both.
-
-    All embeddings are taken from the teacher's mean: what all texts share tells none from another.
-    """
-    taught = nn.functional.normalize(taught - taught.mean(0), dim=-1)
-    views = nn.functional.normalize(views, dim=-1)
-    expected = (taught @ taught.T / _TEACHER_TEMPERATURE).softmax(-1)
-    term = nn.functional.cross_entropy(views @ taught.T / _STUDENT_TEMPERATURE, expected)
-    return term, (views * taught).sum(-1).mean()
-
-
-def _of_all_processes(features: Tensor) -> Tensor:
-    """Features (B, D) of the whole batch, from every process in order, with gradient to each."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return features
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(features))
-
-
-class Teacher:
-    """The frozen sentence encoder and the words of its vocabulary."""
-
-    def __init__(self, path: str):
-        if not (Path(path) / "config.json").is_file():
-            raise FileNotFoundError(
-                f"teacher.path {path!r} is no folder of a transformers model: it has no config.json."
-            )
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(path)
-            self.model = AutoModel.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
-        except Exception as error:  # what transformers raises over damaged files has no common class
-            raise ValueError(f"teacher.path {path!r} cannot be loaded ({error}); fetch it again.") from error
-        vocabulary = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
-        self.words = [word for word, _ in vocabulary if word.isascii() and word.isalpha() and len(word) > 2]
-
-    @torch.no_grad()
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Embeddings (N, D): the mean of the last states over real tokens."""
-        device = next(self.model.parameters()).device
-        tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
-        states = self.model(**tokens).last_hidden_state
-        mask = tokens["attention_mask"][..., None]
-        return (states * mask).sum(1) / mask.sum(1)
-
-
-@torch.no_grad()
-def embed_as_teacher(clip: CLIPModel, tokenizer: CLIPTokenizer, teacher: Teacher) -> None:
-    """Starts the embeddings of tokens that are whole words from the teacher's, by their principal components.
-
-    So words that are near in meaning are near from the first step. Mean and deviation stay those of random embeddings.
-    """
-    table = clip.text_model.embeddings.token_embedding.weight
-    words = {token.removesuffix(WORD_END): number for token, number in tokenizer.get_vocab().items() if _is_word(token)}
-    texts = list(words)
-    known = torch.cat([teacher(texts[start : start + 256]) for start in range(0, len(texts), 256)])
-    known = known - known.mean(0)
-    _, _, directions = torch.linalg.svd(known, full_matrices=False)
-    components = known @ directions[: table.shape[1]].T
-    width = components.shape[1]
-    table[list(words.values()), :width] = components * (table.std() / components.std())
-
-
-def _is_word(token: str) -> bool:
-    word = token.removesuffix(WORD_END)
-    return word != token and len(word) > 1 and word.isascii() and word.isalpha()
-
-
 class CaptionedPictures(Dataset):
     """Sample number -> picture, one of its row's captions, and words of the teacher's vocabulary."""
 
@@ -383,7 +246,9 @@ class TextEncoderTask:
         if self.teacher:
             embed_as_teacher(self.clip, self.tokenizer, self.teacher)
         size = self.teacher.model.config.hidden_size if self.teacher else 0
-        self.players: dict[str, nn.Module] = {"clip": Contrast(self.clip, recipe, size)}
+        self.players: dict[str, nn.Module] = {
+            "clip": Contrast(self.clip, recipe.recall_weight, size, recipe.teacher.weight)
+        }
 
     def _tokenizer(self) -> CLIPTokenizer:
         recipe = self.recipe
