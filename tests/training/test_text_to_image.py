@@ -17,7 +17,7 @@ from latentgen.cli.main import main
 from latentgen.diffusion.schedule import noise_schedule
 from latentgen.models import AutoencoderKL
 from latentgen.schedulers import DDPMScheduler
-from training.command import read_settings, train
+from training.command import train
 from training.data import DataConfig, open_source, to_tensor
 from training.data.latents import encode_latents
 from training.tasks.text_to_image import (
@@ -26,7 +26,6 @@ from training.tasks.text_to_image import (
     DiffusionConfig,
     LatentSamples,
     TextToImageRecipe,
-    TextToImageTask,
     make_unet,
 )
 
@@ -171,25 +170,6 @@ def test_latents_are_never_stale(change, latent_samples, parts, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_dropped_padding_is_the_empty_captions_and_words_stay(share, tiny, tmp_path):
-    arguments = [*tiny("text-to-image", tmp_path / "run"), f"--diffusion.padding_dropout={share}"]
-    recipe = read_settings("text-to-image", arguments).recipe
-    task = TextToImageTask(recipe, tmp_path / "run")
-    samples = task.samples(0)
-    batch = task.prepare(task.collate([samples[number] for number in range(400)]), 0)
-    whole, empty = task.conditioner(batch["caption"]).embeddings, task.conditioner([""]).embeddings[0]
-    dropped = 0
-    for caption, given, plain in zip(batch["caption"], batch["embeddings"], whole, strict=True):
-        end = min(len(task.conditioner.tokenizer(caption).input_ids), len(plain)) - 1
-        assert given[:end].equal(plain[:end])
-        assert given[end:].equal(plain[end:]) or given[end:].equal(empty[end:])
-        dropped += bool(caption) and given[end:].equal(empty[end:])
-    captions = sum(map(bool, batch["caption"]))
-    # Four standard deviations around the configured share.
-    assert abs(dropped - share * captions) <= 4 * np.sqrt(captions * share * (1 - share))
-
-
 def test_scheduler_of_the_saved_model_is_the_one_trained_under(tiny, tmp_path):
     model = train("text-to-image", [*tiny("text-to-image", tmp_path / "run"), "--loop.steps=1"])
     scheduler = DDPMScheduler.from_pretrained(model / "scheduler")
@@ -208,7 +188,6 @@ def test_scheduler_of_the_saved_model_is_the_one_trained_under(tiny, tmp_path):
         ("--diffusion.weighting=wrong", "weighting"),
         ("--diffusion.timestep_density=wrong", "timestep_density"),
         ("--diffusion.caption_dropout=1.5", "caption_dropout"),
-        ("--diffusion.padding_dropout=-0.1", "padding_dropout"),
         ("--model.attention=[true]", "attention"),
         ("--diffusion.gamma=0", "gamma"),
         ("--diffusion.density_deviation=0", "density_deviation"),

@@ -93,8 +93,6 @@ class DiffusionConfig:
         density_mean: mean of the normal number behind the density.
         density_deviation: its standard deviation.
         caption_dropout: share of samples that are shown the empty caption, for classifier-free guidance.
-        padding_dropout: share of samples whose padding is the empty caption's. What a tower writes after a caption's
-            end sums the caption up, which is the easiest to read; without it the network has to read the words.
     """
 
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
@@ -109,13 +107,10 @@ class DiffusionConfig:
     density_mean: float = 0.0
     density_deviation: float = 1.0
     caption_dropout: float = 0.1
-    padding_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"diffusion.caption_dropout is {self.caption_dropout}; expected a share in [0, 1)")
-        if not 0 <= self.padding_dropout <= 1:
-            raise ValueError(f"diffusion.padding_dropout is {self.padding_dropout}; expected a share in [0, 1]")
         if self.weighting not in ("simple", *WEIGHTINGS):
             raise ValueError(f"diffusion.weighting is {self.weighting!r}; choose simple, {', '.join(WEIGHTINGS)}")
         if self.timestep_density not in DENSITIES:
@@ -264,15 +259,10 @@ class LatentSamples(Dataset):
         return {
             "row": self.source.id(row),
             "caption": "" if dropped else self.source.caption(row, rng),
-            "drop_padding": self._drops_padding(number),
             "x0": mean + std * noise[0],
             "eps": noise[1],
             "u": self._place(number),
         }
-
-    def _drops_padding(self, number: int) -> bool:
-        share = self.config.padding_dropout
-        return share > 0 and bool(draws(self.seed, "padding", number).random() < share)
 
     def _place(self, number: int) -> np.float64:
         """Uniform in [0, 1); the samples of one step are spread evenly (appendix I.1 of VDM, arXiv 2107.00630)."""
@@ -338,14 +328,7 @@ class TextToImageTask:
 
     def prepare(self, batch: Batch, step: int) -> Batch:
         """Adds the captions' embeddings."""
-        embeddings = self.conditioner(batch["caption"]).embeddings
-        if self.recipe.diffusion.padding_dropout:
-            tokens = self.conditioner.tokenizer(batch["caption"], truncation=True, max_length=embeddings.shape[1])
-            words = torch.tensor([len(ids) - 1 for ids in tokens.input_ids], device=embeddings.device)
-            padding = torch.arange(embeddings.shape[1], device=embeddings.device) >= words[:, None]
-            dropped = padding & batch["drop_padding"][:, None]
-            embeddings = torch.where(dropped[..., None], self.conditioner.empty().embeddings, embeddings)
-        return batch | {"embeddings": embeddings}
+        return batch | {"embeddings": self.conditioner(batch["caption"]).embeddings}
 
     def to(self, device: torch.device) -> None:
         """Moves the frozen networks; on the CPU the U-Net attends by plain products, whose gradients are fast there."""
