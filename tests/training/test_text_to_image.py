@@ -17,7 +17,7 @@ from latentgen.cli.main import main
 from latentgen.diffusion.schedule import noise_schedule
 from latentgen.models import AutoencoderKL
 from latentgen.schedulers import DDPMScheduler
-from training.command import train
+from training.command import read_settings, train
 from training.data import DataConfig, open_source, to_tensor
 from training.data.latents import encode_latents
 from training.tasks.text_to_image import (
@@ -26,6 +26,7 @@ from training.tasks.text_to_image import (
     DiffusionConfig,
     LatentSamples,
     TextToImageRecipe,
+    TextToImageTask,
     make_unet,
 )
 
@@ -48,7 +49,7 @@ def batch() -> dict:
     return {
         "x0": torch.randn(6, 4, 8, 8, generator=g),
         "eps": torch.randn(6, 4, 8, 8, generator=g),
-        "u": torch.arange(6, dtype=torch.float64) / 6 + 0.05,
+        "timesteps": torch.arange(50, 1000, 160),
         "embeddings": torch.randn(6, 5, 16, generator=g),
     }
 
@@ -60,7 +61,7 @@ def test_loss_is_the_squared_error_against_diffusers_target(prediction_type, une
     config = DiffusionConfig(prediction_type=prediction_type, weighting="simple", beta_schedule="scaled_linear")
     loss, _ = Denoising(unet, config)(batch)
     scheduler = Theirs(beta_schedule="scaled_linear", beta_start=config.beta_start, beta_end=config.beta_end)
-    timesteps = (batch["u"] * 1000).long()
+    timesteps = batch["timesteps"]
     noisy = scheduler.add_noise(batch["x0"], batch["eps"], timesteps)
     out = unet(noisy, timesteps, batch["embeddings"]).sample
     velocity = scheduler.get_velocity(batch["x0"], batch["eps"], timesteps)
@@ -76,7 +77,7 @@ def test_min_snr_is_the_papers_weight_for_v(unet, batch):
         for weighting, gamma in (("simple", None), ("min_snr", 5.0))
         for i in range(6)
     ]
-    snr = noise_schedule("squaredcos_cap_v2").log_snr.exp()[(batch["u"] * 1000).long()]
+    snr = noise_schedule("squaredcos_cap_v2").log_snr.exp()[batch["timesteps"]]
     expected = snr.clamp(max=5) / (snr + 1)
     torch.testing.assert_close(
         torch.stack(losses[6:]) / torch.stack(losses[:6]), expected.float(), rtol=1e-4, atol=1e-6
@@ -168,6 +169,17 @@ def test_latents_are_never_stale(change, latent_samples, parts, tmp_path):
         source = open_source(DataConfig(resolution=32, length=16, seed=1))
     encode_latents(source, rows, vae, resolution, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_timesteps_follow_the_mean_from_its_beginning_to_its_end(tiny, tmp_path):
+    density = ["timestep_density=logit_normal", "density_mean=2.0", "density_mean_end=-1.0", "density_deviation=0.5"]
+    given = [*tiny("text-to-image", tmp_path / "run"), *(f"--diffusion.{word}" for word in density), "--loop.steps=40"]
+    task = TextToImageTask(read_settings("text-to-image", given).recipe, tmp_path / "run")
+    u = (torch.arange(999, dtype=torch.float64) + 0.5) / 999
+    for step in (0, 10, 40):
+        drawn = task.prepare({"caption": ["a red ring"], "u": u}, step)["timesteps"]
+        # The median's logit is the mean.
+        assert torch.logit((drawn[499] + 0.5) / 1000).item() == pytest.approx(2.0 - 3.0 * step / 40, abs=0.01)
 
 
 def test_scheduler_of_the_saved_model_is_the_one_trained_under(tiny, tmp_path):

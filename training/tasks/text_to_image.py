@@ -91,6 +91,9 @@ class DiffusionConfig:
         gamma: the weighting's parameter; null takes its paper's.
         timestep_density: how training timesteps are drawn: `uniform`, `logit_normal` or `log_snr_normal`.
         density_mean: mean of the normal number behind the density.
+        density_mean_end: what that mean has become at the end of the run, in a straight line; null keeps it. A run that
+            begins at high noise learns sooner what a whole picture has where, and details after it (a curriculum from
+            easy to hard, as in arXiv 2403.10348).
         density_deviation: its standard deviation.
         caption_dropout: share of samples that are shown the empty caption, for classifier-free guidance.
     """
@@ -105,6 +108,7 @@ class DiffusionConfig:
     gamma: float | None = None
     timestep_density: str = "uniform"
     density_mean: float = 0.0
+    density_mean_end: float | None = None
     density_deviation: float = 1.0
     caption_dropout: float = 0.1
 
@@ -118,8 +122,14 @@ class DiffusionConfig:
         for name in ("gamma", "density_deviation"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
                 raise ValueError(f"diffusion.{name} is {value}; expected a finite number above 0")
-        if not math.isfinite(self.density_mean):
-            raise ValueError(f"diffusion.density_mean is {self.density_mean}; expected a finite number")
+        for name in ("density_mean", "density_mean_end"):
+            if (value := getattr(self, name)) is not None and not math.isfinite(value):
+                raise ValueError(f"diffusion.{name} is {value}; expected a finite number")
+
+    def density_mean_at(self, share: float) -> float:
+        """The mean when this share of the run, in [0, 1], is done."""
+        end = self.density_mean if self.density_mean_end is None else self.density_mean_end
+        return (1 - share) * self.density_mean + share * end
 
     def schedule_keywords(self) -> dict[str, Any]:
         """The keywords that schedule and scheduler share."""
@@ -228,13 +238,9 @@ class Denoising(nn.Module):
         require_learnable(config.prediction_type, self.schedule.log_snr)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of latents `x0` (B, C, h, w), noise `eps`, uniform numbers `u` (B,), text `embeddings` (B, L, D)."""
-        config, schedule = self.config, self.schedule
-        x0, eps = batch["x0"], batch["eps"]
-        timesteps = draw_timesteps(
-            batch["u"].cpu(), schedule.log_snr, config.timestep_density, config.density_mean, config.density_deviation
-        )
-        level = schedule.level(timesteps)
+        """Loss of latents `x0` (B, C, h, w), noise `eps`, `timesteps` (B,) on the CPU, text `embeddings` (B, L, D)."""
+        config, x0, eps, timesteps = self.config, batch["x0"], batch["eps"], batch["timesteps"]
+        level = self.schedule.level(timesteps)
         weight = loss_weight(level.log_snr, config.prediction_type, config.weighting, config.gamma).to(x0)
         level = level.to(x0)
         x = diffuse(x0, eps, level).contiguous(memory_format=torch.channels_last)
@@ -294,7 +300,8 @@ class TextToImageTask:
         check_fit(self.vae, self.conditioner.text_encoder, self.unet)
         self.cache = Path(recipe.cache).expanduser()
         require_writable(self.cache, "cache")
-        self.players: dict[str, nn.Module] = {"denoiser": Denoising(self.unet, recipe.diffusion)}
+        self.denoising = Denoising(self.unet, recipe.diffusion)
+        self.players: dict[str, nn.Module] = {"denoiser": self.denoising}
         self.source = open_source(recipe.data)
         self.rows = scan(self.source, output / "quarantine.jsonl", recipe.data.max_bad_share).good
         self.prompts = recipe.preview.prompts or self._held_out_captions()
@@ -327,8 +334,11 @@ class TextToImageTask:
         return default_collate(items)
 
     def prepare(self, batch: Batch, step: int) -> Batch:
-        """Adds the captions' embeddings."""
-        return batch | {"embeddings": self.conditioner(batch["caption"]).embeddings}
+        """Adds the captions' embeddings and the timesteps."""
+        config, log_snr = self.recipe.diffusion, self.denoising.schedule.log_snr
+        mean = config.density_mean_at(step / self.recipe.loop.steps)
+        drawn = draw_timesteps(batch["u"].cpu(), log_snr, config.timestep_density, mean, config.density_deviation)
+        return batch | {"embeddings": self.conditioner(batch["caption"]).embeddings, "timesteps": drawn}
 
     def to(self, device: torch.device) -> None:
         """Moves the frozen networks; on the CPU the U-Net attends by plain products, whose gradients are fast there."""
