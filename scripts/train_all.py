@@ -56,7 +56,8 @@ def arguments() -> argparse.Namespace:
     given.output = given.output or Path("runs") / given.recipes.resolve().name
     most = math.inf if on_cpu(given) else max(1, torch.cuda.device_count())
     if given.processes is not None and not 1 <= given.processes <= most:
-        parser.error(f"--processes is {given.processes}: give at least 1, and on GPUs no more than there are ({most})")
+        expected = "at least 1" if on_cpu(given) else f"1 to {most}, as many as there are GPUs"
+        parser.error(f"--processes is {given.processes}; expected {expected}")
     for stage in STAGES:
         if not recipe(given.recipes, stage).is_file():
             parser.error(f"{recipe(given.recipes, stage)} is not there: {given.recipes} is no folder of recipes")
@@ -141,14 +142,14 @@ def environments(given: argparse.Namespace, processes: int) -> list[dict[str, st
     return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
-def run(command: list[str], environments: list[dict[str, str]]) -> int:
-    """Runs a stage in a process for each environment; returns the exit status of one that failed, or 0.
+def run(command: list[str], places: list[dict[str, str]]) -> int:
+    """Runs a stage in one process for each environment of `places`; returns the exit status of one that failed, or 0.
 
     A signal to end is passed on once, and the stage saves and leaves. When one process has failed the others, which
     may wait for it, have `PATIENCE` to leave by themselves.
     """
     # In sessions of their own the terminal's Ctrl-C does not reach them as well, which would count as a second one.
-    group = [subprocess.Popen(command, env=environment, start_new_session=True) for environment in environments]
+    group = [subprocess.Popen(command, env=environment, start_new_session=True) for environment in places]
     before = handle_ending(lambda number, _: [process.send_signal(number) for process in group])
     try:
         while None in (ended := [process.poll() for process in group]) and not any(ended):
