@@ -213,7 +213,8 @@ def test_things_stay_inside_and_apart(one: Scene) -> None:
 def combinations(facts: Facts) -> set[tuple]:
     """Every combination of a kind that the world holds out from, that a scene has."""
     found: set[tuple] = {("colour shape", thing.colour, thing.shape) for thing in facts.things}
-    found |= {("background colour", facts.background, thing.colour) for thing in facts.things}
+    if facts.background:
+        found |= {("background colour", facts.background, thing.colour) for thing in facts.things}
     if facts.relation:
         found.add(("relation", facts.things[0].shape, facts.relation, facts.things[1].shape))
     elif len(facts.things) > 1:
@@ -234,9 +235,20 @@ def test_no_validation_combination_is_ever_trained_on_and_every_word_is() -> Non
     assert taught == {"colour shape": 56, "background colour": 28, "count shape": 28, "relation": 112}
     words = {word for facts in train for thing in facts.things for word in (thing.colour, thing.shape, thing.size)}
     assert words == {*COLOURS, *SHAPES, *SIZES, None}
-    assert {facts.background for facts in train} == set(BACKGROUNDS)
+    assert {facts.background for facts in train} == {*BACKGROUNDS, None}
     assert {facts.relation for facts in train} == {*RELATIONS, None}
     assert {len(facts.things) for facts in train} == {1, 2, 3, 4, 5}
+
+
+def test_a_background_without_a_name_is_near_none_that_has_one() -> None:
+    scenes = [scene(0, "train", index) for index in range(600)]
+    shades = [one for one in scenes if one.shade]
+    assert 0.2 * len(scenes) < len(shades) < 0.4 * len(scenes)
+    for one in shades:
+        assert one.facts.background is None
+        assert render(one).getpixel((0, 0)) == one.shade
+        assert read(render(one)).background is None
+    assert not any(scene(0, "validation", index).shade for index in range(200))
 
 
 def test_validation_holds_out_every_kind() -> None:

@@ -86,7 +86,7 @@ def render(scene: Scene, resolution: int = 64) -> Image.Image:
     """
     if resolution < 32:
         raise ValueError(f"resolution is {resolution}; shapes can be told apart from 32 pixels on")
-    background = BACKGROUNDS[scene.facts.background or "white"]
+    background = scene.shade or BACKGROUNDS[scene.facts.background or "white"]
     side = resolution * _FINER
     canvas = Image.new("RGB", (side, side), background)
     draw = ImageDraw.Draw(canvas)

@@ -21,7 +21,7 @@ _BESIDE_BACK = {"left of": ("to its right", "on its right"), "above": ("below it
 _GROUNDS = ("{} on a {} background", "{} on {}", "{}, {} background", "{} against a {} background")
 _SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
 _PLAIN = 0.8
-_DROP_BACKGROUND = 0.25
+_DROP_BACKGROUND = 0.1
 
 
 def _noun(thing: Thing, count: int = 1, size_word: str | None = None) -> str:

@@ -45,6 +45,9 @@ COUNTS = ("one", "two", "three", "four", "five")
 RELATIONS = ("left of", "above")
 SPLITS = ("train", "validation")
 
+_SHADES = 0.3  # share of training's scenes on a background that no word names
+_SHADE_OFF = 75.0  # RGB distance of such a background from each that has a name
+_SHADE_CLEAR = 100.0  # and from each thing on it
 _KINDS = ("single", "count", "relation")
 _KIND_SHARES = (0.3, 0.3, 0.4)
 _MARGIN = 2 / 64  # from the picture's edge
@@ -89,10 +92,14 @@ class Placed:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture before it is drawn; `facts` is what its canonical caption says."""
+    """A picture before it is drawn; `facts` is what its canonical caption says.
+
+    `shade` is the RGB of a background that no word names; None where facts say it.
+    """
 
     facts: Facts
     placed: tuple[Placed, ...]
+    shade: tuple[int, int, int] | None = None
 
 
 def held_out(facts: Facts) -> tuple[str, ...]:
@@ -129,6 +136,9 @@ def held_out(facts: Facts) -> tuple[str, ...]:
 def scene(seed: int, split: str, index: int) -> Scene:
     """The scene of a number; a pure function of its arguments.
 
+    Some scenes of training stand on a background without a name, whose caption says none. Without them each named
+    background meets only the colours that are not held out with it, and "never red on white" is what training teaches.
+
     Args:
         seed: The world's seed.
         split: "train" has no held-out combination, "validation" has at least one in every scene.
@@ -145,9 +155,13 @@ def scene(seed: int, split: str, index: int) -> Scene:
         if bool(held_out(facts)) == (split == "validation"):
             break
     placed = _place(facts, rng)
+    shade = None
+    if split == "train" and rng.random() < _SHADES:
+        shade = _draw_shade(facts, rng)
+        facts = replace(facts, background=None)
     if facts.relation is not None and rng.random() < 0.5:
         facts = replace(facts, things=tuple(replace(thing, size=None) for thing in facts.things))
-    return Scene(facts, placed)
+    return Scene(facts, placed, shade)
 
 
 def _choice(rng: np.random.Generator, names: tuple[str, ...] | dict[str, tuple[int, int, int]]) -> str:
@@ -172,6 +186,22 @@ def _draw_facts(rng: np.random.Generator) -> Facts:
     while (second.colour, second.shape) == (first.colour, first.shape):
         second = _draw_thing(rng)
     return Facts((first, second), _choice(rng, RELATIONS), background)
+
+
+def _draw_shade(facts: Facts, rng: np.random.Generator) -> tuple[int, int, int]:
+    """A colour between a named background and any other, far enough from all names and from the things."""
+    named = np.array(list(BACKGROUNDS.values()))
+    shown = np.array([COLOURS[thing.colour] for thing in facts.things])
+    while True:
+        start = named[rng.integers(len(named))]
+        shade = (start + rng.random() * (rng.integers(0, 256, 3) - start)).round().astype(int)
+        if _distances(shade, named).min() >= _SHADE_OFF and _distances(shade, shown).min() >= _SHADE_CLEAR:
+            red, green, blue = shade.tolist()
+            return red, green, blue
+
+
+def _distances(colour: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(others - colour, axis=-1)
 
 
 def _place(facts: Facts, rng: np.random.Generator, tries: int = 32) -> tuple[Placed, ...]:
