@@ -89,7 +89,7 @@ def require_compiler(device: str | torch.device) -> None:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(
             f"torch.compile does not work on this machine ({reason}): install a C++ compiler such as g++ (on a GPU "
-            "Triton too), or leave compiling off"
+            "Triton too), or turn compiling off (loop.compile=false in a training)"
         ) from error
 
 

@@ -290,7 +290,7 @@ class TextToImagePipeline(DiffusionPipeline):
         done = []
         batches = torch.arange(len(prompt_of)).split(at_once)
         self._num_timesteps = len(sampler.timesteps)
-        if eta and "eta" not in inspect.signature(sampler.step).parameters:
+        if settings.eta and "eta" not in inspect.signature(sampler.step).parameters:
             warnings.warn(f"{type(sampler).__name__} knows no eta; it has no effect", stacklevel=2)
         with self._bar(len(batches) * self._num_timesteps, show_progress) as bar:
             for rows in batches:

@@ -21,19 +21,19 @@ then, with `pip install 'latentgen[prepare]'` for the SVG rasteriser:
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 try:
-    from training.data.emoji import prepare
+    from latentgen.cli import script
 except ImportError:  # run from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from training.data.emoji import prepare
+    from latentgen.cli import script
+from training.data.emoji import prepare
 
 
 def _arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.Parser("prepare_emoji.py", __doc__)
     parser.add_argument("--fluent", type=Path, help="checkout of microsoft/fluentui-emoji: fluent-3d and fluent-flat")
     parser.add_argument("--noto", type=Path, help="checkout of adobe-fonts/noto-emoji-svg or googlefonts/noto-emoji")
     parser.add_argument("--twemoji", type=Path, help="checkout of jdecked/twemoji")
@@ -47,20 +47,16 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
 
 def main(words: list[str] | None = None) -> int:
     """Runs the command; returns its exit status, 2 for an error that the user can mend."""
-    given = _arguments(words)
+    return script.run(lambda: _prepare(_arguments(words)))
+
+
+def _prepare(given: argparse.Namespace) -> None:
     places = {"fluent-3d": given.fluent, "fluent-flat": given.fluent, "noto": given.noto, "twemoji": given.twemoji}
     checkouts = {style: place for style, place in places.items() if place is not None}
-    try:
-        summary = prepare(checkouts, given.emoji_test, given.cldr, given.output, given.seed, given.overwrite)
-    except (ValueError, OSError) as error:
-        if os.environ.get("LATENTGEN_DEBUG") == "1":
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    summary = prepare(checkouts, given.emoji_test, given.cldr, given.output, given.seed, given.overwrite)
     print(f"{sum(summary.rows.values())} rows in {given.output}, {summary.left_out} pictures left out")
     for (style, kind), count in sorted(summary.rows.items()):
         print(f"  {style:12} {kind:8} {count}")
-    return 0
 
 
 if __name__ == "__main__":

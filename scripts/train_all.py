@@ -29,7 +29,9 @@ try:
 except ImportError:  # run from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from training.command import read_settings
-from latentgen.hardware import default_device
+from latentgen.cli import script
+from latentgen.hardware import default_device, require_compiler
+from training.checkpoint import list_checkpoints
 from training.config import LoopConfig
 from training.interrupt import handle_ending
 from training.run_folder import MODEL, differences
@@ -42,7 +44,7 @@ PLACES = ("output", "cache", "vae", "text_encoder", "loop.workers", "loop.thread
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.Parser("train_all.py", __doc__)
     parser.add_argument(
         "recipes", type=Path, help="folder with text_encoder.yaml, autoencoder.yaml, text_to_image.yaml"
     )
@@ -102,6 +104,8 @@ def check(stage: str, given: argparse.Namespace) -> int:
     try:
         told = read_settings(stage, settings(stage, given))
         processes = processes_of(told.recipe.loop, given)
+        if told.recipe.loop.compile and not (given.output / stage / MODEL).is_dir():
+            require_compiler("cpu" if on_cpu(given) else default_device())
     except (ValueError, argparse.ArgumentError) as error:
         raise ValueError(f"{stage}: {error}") from error
     folder = given.output / stage
@@ -149,9 +153,21 @@ def run(command: list[str], places: list[dict[str, str]]) -> int:
     may wait for it, have `PATIENCE` to leave by themselves.
     """
     # In sessions of their own the terminal's Ctrl-C does not reach them as well, which would count as a second one.
-    group = [subprocess.Popen(command, env=environment, start_new_session=True) for environment in places]
-    before = handle_ending(lambda number, _: [process.send_signal(number) for process in group])
+    group: list[subprocess.Popen[bytes]] = []
+    told: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        told.append(number)
+        for process in group:
+            process.send_signal(number)
+
+    before = handle_ending(pass_on)
     try:
+        for environment in places:
+            signals = len(told)
+            group.append(subprocess.Popen(command, env=environment, start_new_session=True))
+            if len(told) > signals:  # while it was started
+                group[-1].send_signal(told[-1])
         while None in (ended := [process.poll() for process in group]) and not any(ended):
             time.sleep(0.1)
         end = time.monotonic() + PATIENCE
@@ -169,12 +185,24 @@ def run(command: list[str], places: list[dict[str, str]]) -> int:
 
 def main() -> int:
     """Runs what is not finished yet; returns the exit status of the stage that failed, or 0."""
-    given = arguments()
-    try:
-        processes = {stage: check(stage, given) for stage in STAGES}
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return script.run(lambda: train_all(arguments()))
+
+
+def train_all(given: argparse.Namespace) -> int:
+    """Checks all stages, then runs them; returns the exit status of the one that failed, or 0.
+
+    Raises:
+        ValueError: Settings make no sense, or are not those of a model that is there.
+    """
+    processes = {stage: check(stage, given) for stage in STAGES}
+    *before, last = STAGES
+    begun = given.output / last
+    missing = [stage for stage in before if not (given.output / stage / MODEL).is_dir()]
+    if missing and ((begun / MODEL).is_dir() or list_checkpoints(begun / "checkpoints")):
+        raise ValueError(
+            f"{begun} was made on a model of {' and '.join(missing)} that is not there any more: bring it back, or "
+            f"move {begun} away to train all anew."
+        )
     for stage in STAGES:
         if (given.output / stage / MODEL).is_dir():
             print(f"{stage}: finished before, kept", flush=True)

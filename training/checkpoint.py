@@ -78,11 +78,18 @@ class Player:
 
 
 def save(
-    folder: Path, step: int, players: Mapping[str, Player], *, keep: int, is_main: bool, scaler: Any = None
+    folder: Path,
+    step: int,
+    players: Mapping[str, Player],
+    inputs: Mapping[str, str],
+    *,
+    keep: int,
+    is_main: bool,
+    scaler: Any = None,
 ) -> Path:
     """Writes the checkpoint of `step` and then removes all that are older but the newest `keep`.
 
-    `scaler` is fp16's loss scaler, where there is one.
+    `inputs` are digests of what the run is made from, `scaler` is fp16's loss scaler, where there is one.
 
     Raises:
         OSError: It cannot be written; the older ones are kept.
@@ -97,7 +104,8 @@ def save(
         for name, (tensors, values) in states.items():
             save_file(tensors, part / f"{name}.safetensors")
             (part / f"{name}.json").write_text(json.dumps(values))
-        state = {"step": step, "players": list(players), "scaler": scaler.state_dict() if scaler else None}
+        state = {"step": step, "players": list(players), "inputs": dict(inputs)}
+        state["scaler"] = scaler.state_dict() if scaler else None
         (part / "state.json").write_text(json.dumps(state))
     until_here = [saved for saved in list_checkpoints(folder) if step_of(saved) <= step]
     for old in until_here[:-keep]:
@@ -147,7 +155,9 @@ def _put_in_place(part: Path, target: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
@@ -203,13 +213,20 @@ def _damage(checkpoint: Path) -> str:
     return ""
 
 
-def restore(checkpoint: Path, players: Mapping[str, Player], scaler: Any = None) -> int:
+def restore(checkpoint: Path, players: Mapping[str, Player], inputs: Mapping[str, str], scaler: Any = None) -> int:
     """Loads a checkpoint into the players, and fp16's loss scaler, and returns its step.
 
     Raises:
-        ValueError: It is another task's or another network's.
+        ValueError: It is another task's or another network's, or was made from other inputs.
     """
     state = json.loads((checkpoint / "state.json").read_text())
+    begun = state.get("inputs", {})
+    changed = [name for name in begun if begun[name] != inputs.get(name)]
+    if changed:
+        raise ValueError(
+            f"{checkpoint} was made with another content of {' and of '.join(changed)}: give the run what it was begun "
+            "with, or begin a new one in another --output."
+        )
     if state["players"] != list(players):
         raise ValueError(
             f"{checkpoint} holds {', '.join(state['players'])}, but this run trains {', '.join(players)}: "

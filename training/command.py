@@ -28,15 +28,12 @@ def train(task_name: str, argv: Sequence[str]) -> Path:
         FloatingPointError: the loss is no longer a number.
         argparse.ArgumentError: an unknown key or a wrong type in the recipe or the arguments.
     """
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
-
     from latentgen.hardware import require_compiler
-    from training.loop import Loop
+    from training.loop import Loop, this_process
     from training.run_folder import claim
 
     given = read_settings(task_name, argv)
-    process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # the loop's own
+    process = this_process()
     output = Path(given.recipe.output).expanduser()
     # Of several processes one writes.
     with claim(output, given.text, given.resume) if process.is_main_process else nullcontext():
@@ -77,7 +74,8 @@ def read_settings(task_name: str, argv: Sequence[str]) -> Settings:
     parts = parser.instantiate(settings)
     recipe = recipe_class(**{field.name: parts[field.name] for field in fields(recipe_class)})
     resume = settings.pop("resume")
-    return Settings(recipe, parser.dump(settings, skip_default=False), resume)
+    # Nulls too: a setting that only one of two recipes holds is taken for one of another version.
+    return Settings(recipe, parser.dump(settings, skip_default=False, skip_unset=False), resume)
 
 
 def _task(name: str, which: int) -> Any:

@@ -12,8 +12,8 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DataLoaderConfiguration, parse_flag_from_env
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -37,10 +37,14 @@ class Task(Protocol):
     `players` are the modules to train, in the order in which they move within a step (an autoencoder, then its
     discriminator). A player's forward takes the batch and returns its loss, a dictionary of scalars to log, and, where
     players after it need them, a dictionary of tensors that their batch gets.
+
+    `inputs` are digests, by name, of what the run is made from, its data and the frozen networks: it goes on with the
+    same or not at all.
     """
 
     name: str
     players: dict[str, nn.Module]
+    inputs: dict[str, str]
 
     def averaged(self, player: str) -> nn.Module | None:
         """The part of a player that is followed by a moving average, or None."""
@@ -230,15 +234,15 @@ class Loop:
         good = checkpoint.list_checkpoints(self.checkpoints)
         raise FloatingPointError(
             f"Training stopped at step {step}: {what}. The last good checkpoint is "
-            f"{good[-1] if good else 'not yet written'}: look at the samples, lower optimizer.learning_rate, and go on "
-            "with --resume."
+            f"{good[-1] if good else 'not yet written'}: look at the samples, lower loop.optimizer.learning_rate, and "
+            "go on with --resume."
         )
 
     def _begin(self, resume: bool) -> int:
         saved = checkpoint.newest(self.checkpoints, resume)
         if saved is None:
             return 0
-        return checkpoint.restore(saved, self.players, self.accelerator.scaler)
+        return checkpoint.restore(saved, self.players, self.task.inputs, self.accelerator.scaler)
 
     def _loader(self, first_step: int) -> DataLoader:
         config, accelerator = self.config, self.accelerator
@@ -266,6 +270,7 @@ class Loop:
             self.checkpoints,
             step,
             self.players,
+            self.task.inputs,
             keep=self.config.keep_checkpoints,
             is_main=self.accelerator.is_main_process,
             scaler=self.accelerator.scaler,
@@ -308,5 +313,9 @@ class Loop:
 def _precision(config: LoopConfig) -> str:
     if config.mixed_precision != "auto":
         return config.mixed_precision
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return "bf16" if default_dtype(device) == torch.bfloat16 else "no"
+    return "bf16" if default_dtype(this_process().device) == torch.bfloat16 else "no"
+
+
+def this_process() -> PartialState:
+    """Which process of how many this is, and its device, the CPU where ACCELERATE_USE_CPU says so."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))

@@ -1,4 +1,4 @@
-"""Sheets of pictures for the eye, and the distances printed beside them."""
+"""Sheets of pictures for the eye."""
 
 from __future__ import annotations
 
@@ -17,8 +17,3 @@ def sheet(pictures: Tensor, columns: int, gap: int = 2) -> Image.Image:
         top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
         page[top : top + height, left : left + width] = picture
     return Image.fromarray(page.numpy())
-
-
-def psnr(pictures: Tensor, targets: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each picture (B, C, H, W) in [-1, 1] against its target: (B,)."""
-    return -10 * torch.log10(((pictures - targets) / 2).float().square().mean((1, 2, 3)).clamp_min(1e-12))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
@@ -11,7 +12,10 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer
 
+from training.data import Source
+
 WORD_END = "</w>"
+_LOOKED_AT = 1000  # captions
 
 
 def build_tokenizer(texts: Iterable[str], vocabulary_size: int, context_length: int) -> CLIPTokenizer:
@@ -47,3 +51,20 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int, context_length: 
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate(tokens)}, merges=merges, model_max_length=context_length
     )
+
+
+def warn_of_long_captions(source: Source, rows: Sequence[int], tokenizer: CLIPTokenizer, context_length: int) -> None:
+    """Looks at up to about a thousand captions of a source.
+
+    Warns:
+        UserWarning: Some are longer than the `context_length` tokens that the text tower reads.
+    """
+    looked_at = rows[:: max(1, len(rows) // _LOOKED_AT)]
+    tokens = tokenizer([source.caption(row) for row in looked_at], verbose=False)["input_ids"]
+    long = [row for row, ids in zip(looked_at, tokens, strict=True) if len(ids) > context_length]
+    if long:
+        warnings.warn(
+            f"{len(long)} of {len(looked_at)} captions looked at, such as that of {source.id(long[0])}, are longer "
+            f"than the {context_length} tokens that the text tower reads: their ends are not learnt",
+            stacklevel=2,
+        )

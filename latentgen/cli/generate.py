@@ -5,24 +5,18 @@ from __future__ import annotations
 import argparse
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import latentgen
-from latentgen.cli import output
+from latentgen.cli import output, script
 from pipelines import inputs
 
 _BATCH = 8
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Leave it to `latentgen.cli.main` to say it in one line."""
-        raise ValueError(f"{message}; see `{self.prog} --help`")
-
-
 def parser() -> argparse.ArgumentParser:
     """The arguments of `latentgen generate`."""
-    made = _Parser(prog="latentgen generate", description="Draw pictures from sentences.", allow_abbrev=False)
+    made = script.Parser("latentgen generate", "Draw pictures from sentences.")
     add = made.add_argument
     add("prompts", metavar="PROMPT", nargs="+", help="what the picture shows; several sentences for several pictures")
     add("--model", metavar="MODEL", help="a model folder or a Hub id; default: the bundled model")

@@ -226,6 +226,9 @@ def score(options: argparse.Namespace) -> None:
     report_json, report_text = (
         script.new_file(options.out / name, options.overwrite) for name in ("report.json", "report.txt")
     )
+    pages = {}
+    if not options.judge_only:
+        pages = {split: script.new_file(options.out / f"{split}.png", options.overwrite) for split in SPLITS}
     data = open_data(options.data)
     artist = None if options.judge_only else Studio(options)
     folder = options.judge or trained_judge(options.judge_recipe, options.data, options.judges)
@@ -235,6 +238,7 @@ def score(options: argparse.Namespace) -> None:
     tallies = ceilings(judge, data, options.seed)
     texts = [scoring.table(title, columns) for title, columns in tallies.items() if columns["all"]["style"].total]
     print("\n\n".join(texts), flush=True)
+    drawn_sheets: dict[str, Image.Image] = {}
     report: dict[str, Any] = {"judge": str(folder), "judge_accuracy": _plain(tallies)}
     if artist:
         report |= {"settings": artist.settings, "splits": {}, "cases": []}
@@ -243,20 +247,28 @@ def score(options: argparse.Namespace) -> None:
         for split in SPLITS:
             chosen = {index: case for index, case in cases.items() if case.split == split}
             if chosen:
-                texts += _score_split(split, chosen, data, judge, artist, report)
+                texts += _score_split(split, chosen, data, judge, artist, report, drawn_sheets)
         report["throughput"] = artist.throughput()
         drawn = report["throughput"]
         texts.append(f"drew {drawn['pictures']} pictures in this run, {drawn['per_second']:.2f} a second")
         print(texts[-1])
+    for split, page in drawn_sheets.items():
+        page.save(pages[split])
     report_json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     report_text.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
     print(report_json)
 
 
 def _score_split(
-    split: str, chosen: dict[int, Case], data: Data, judge: Judge, artist: Studio, report: dict[str, Any]
+    split: str,
+    chosen: dict[int, Case],
+    data: Data,
+    judge: Judge,
+    artist: Studio,
+    report: dict[str, Any],
+    drawn_sheets: dict[str, Image.Image],
 ) -> list[str]:
-    """Draws and judges one split, saves its sheet, adds to the report; returns its tables."""
+    """Draws and judges one split, adds to the report and its sheet to `drawn_sheets`; returns its tables."""
     cases, unseen_ids = list(chosen.values()), set(judge.notes.get("unseen", []))
     drawn = list(artist.draw([case.caption for case in cases], [case.id for case in cases]))
     verdicts, of_real = judge.look_at(drawn), look_at_real(judge, data, list(chosen))
@@ -287,7 +299,7 @@ def _score_split(
         if len(tiles) < artist.options.sheet_pictures:
             tiles.append(tile(case, verdict, picture, data.picture(index), names))
     if tiles:
-        sheets.contact_sheet(tiles).save(artist.options.out / f"{split}.png")
+        drawn_sheets[split] = sheets.contact_sheet(tiles)
     return texts
 
 

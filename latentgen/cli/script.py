@@ -1,4 +1,4 @@
-"""What the programs in scripts/ share: one-line errors, exit statuses, and output folders that are not overwritten."""
+"""What all commands share: one-line errors, exit statuses, and output files that are not overwritten."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
+
+# What a user can cause and can mend; anything else is a mistake of ours and keeps its traceback.
+_EXPECTED = (ValueError, OSError, FloatingPointError, argparse.ArgumentError)
+
+_TOO_MUCH = (
+    "out of memory ({}); ask for less at once: a smaller batch size, smaller pictures, a model of fewer channels, "
+    "or 16 bits a number"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,24 +36,44 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see `{self.prog} --help`")
 
 
-def run(work: Callable[[], object]) -> int:
-    """Do the work and return the exit status: 2 with one line on stderr for what the user can mend, 130 for Ctrl-C.
+def run(work: Callable[[], int | None], program: str = "") -> int:
+    """Do the work and return the exit status.
 
-    LATENTGEN_DEBUG=1 in the environment shows tracebacks.
+    It is what the work returns (0 for None), 2 with one line on stderr for bad input or an operation that failed, and
+    130 for the user's Ctrl-C. LATENTGEN_DEBUG=1 in the environment shows tracebacks.
+
+    Args:
+        work: What to do.
+        program: A name for the line to begin with.
     """
+    before = f"{program}: " if program else ""
     try:
-        work()
+        return work() or 0
     except KeyboardInterrupt as stop:
-        print(" ".join(str(stop).split()) or "stopped", file=sys.stderr)
+        if stop.args:
+            print(f"{before}{one_line(stop)}", file=sys.stderr)
         return 130
     except SystemExit as stop:  # argparse's --help, and jsonargparse's own errors
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("LATENTGEN_DEBUG") == "1":
+    except Exception as error:
+        out_of_memory = _is_out_of_memory(error)
+        if os.environ.get("LATENTGEN_DEBUG") == "1" or not (out_of_memory or isinstance(error, _EXPECTED)):
             raise
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        told = one_line(error) or type(error).__name__
+        print(f"{before}error: {_TOO_MUCH.format(told) if out_of_memory else told}", file=sys.stderr)
         return 2
-    return 0
+
+
+def one_line(message: object) -> str:
+    """A message without its line breaks."""
+    return " ".join(str(message).split())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's own, torch's of accelerators, and torch's of the CPU, which has no class of its own."""
+    told = f"{type(error).__name__}: {error}".lower()
+    signs = ("outofmemory", "out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in told for sign in signs)
 
 
 def new_file(path: Path, overwrite: bool) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
 import time
@@ -15,6 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from latentgen.evaluation.scoring import lot
+from latentgen.models.digest import digest_of_weights
 from pipelines import TextToImagePipeline, inputs
 
 
@@ -74,7 +74,7 @@ class Studio:
         self.settings = {
             **vars(self.pipe.generation.but(self.call)),
             "model": str(options.model or "bundled"),
-            "weights": _digest_of(self.pipe),
+            "weights": digest_of_weights(self.pipe.unet, self.pipe.vae, self.pipe.text_encoder),
             "scheduler": type(self.pipe.scheduler).__name__,
             "dtype": str(self.pipe.dtype).removeprefix("torch."),
             "seed": options.seed,
@@ -120,11 +120,3 @@ class Studio:
     def throughput(self) -> dict[str, float | int]:
         """How many pictures this run drew, and how fast."""
         return {"pictures": self.drawn, "per_second": self.drawn / self.seconds if self.drawn else 0.0}
-
-
-def _digest_of(pipe: TextToImagePipeline) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
-        for name, weight in sorted(part.state_dict().items()):
-            digest.update(name.encode() + weight.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

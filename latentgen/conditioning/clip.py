@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentgen.conditioning.text import TextConditioning
 
@@ -25,20 +25,25 @@ class ClipConditioner:
         text_encoder: transformers' `CLIPTextModel`; it is put in evaluation mode and its weights are frozen.
         clip_skip: How many of the last layers to leave out: 0 or None takes the last layer's states, 1 the
             next-to-last's, passed through the tower's final normalisation.
+        tell_cuts: Whether to warn of prompts that are longer than the context.
 
     Raises:
         ValueError: `clip_skip` leaves no layer.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, text_encoder: CLIPTextModel, clip_skip: int | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: CLIPTextModel,
+        clip_skip: int | None = None,
+        tell_cuts: bool = True,
     ) -> None:
         layers = text_encoder.config.num_hidden_layers
         if clip_skip is not None and not (isinstance(clip_skip, int) and 0 <= clip_skip < layers):
             raise ValueError(f"clip_skip={clip_skip!r}; expected a whole number from 0 to {layers - 1}, or None")
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder.requires_grad_(False).eval()
-        self.clip_skip = clip_skip or 0
+        self.clip_skip, self.tell_cuts = clip_skip or 0, tell_cuts
         self._empty: TextConditioning | None = None
         self._empty_made_with: tuple | None = None
 
@@ -99,13 +104,13 @@ class ClipConditioner:
         )
         states = output.last_hidden_state
         if self.clip_skip:
-            states = _final_norm(self.text_encoder)(output.hidden_states[-1 - self.clip_skip])
+            states = self.text_encoder.final_layer_norm(output.hidden_states[-1 - self.clip_skip])
         return TextConditioning(states, pooled=output.pooler_output)
 
     def _tokenize(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         # verbose=False: the tokenizer's own notice about long input does not say what is lost.
-        whole = self.tokenizer(prompts, verbose=False)["input_ids"]
-        for prompt, tokens in zip(prompts, whole, strict=True):
+        whole = self.tokenizer(prompts, verbose=False)["input_ids"] if self.tell_cuts else ()
+        for prompt, tokens in zip(prompts, whole, strict=self.tell_cuts):
             if len(tokens) > self.max_length:
                 from_start = self.tokenizer.truncation_side == "left"
                 lost = tokens[1 : 1 - self.max_length] if from_start else tokens[self.max_length - 1 : -1]
@@ -121,11 +126,6 @@ class ClipConditioner:
         # Where an offloaded tower will compute is known to its hooks alone; they move what they are given.
         device = "cpu" if self.text_encoder.device.type == "meta" else self.text_encoder.device
         return batch["input_ids"].to(device), batch["attention_mask"].to(device)
-
-
-def _final_norm(text_encoder: CLIPTextModel) -> nn.Module:
-    # transformers before 5.6 keeps the tower in `text_model`.
-    return getattr(text_encoder, "text_model", text_encoder).final_layer_norm
 
 
 def _shortened(text: str, length: int = 40) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +19,6 @@ from latentgen.evaluation.scoring import Verdict
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _TOP = 5  # labels of each attribute that a verdict keeps
-# The statistics of ImageNet, as torchvision's classifiers expect them.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SURFACE_WIDTH = 128
 
 
@@ -32,8 +28,7 @@ class JudgeConfig:
 
     Args:
         labels: attribute -> its labels, in the order of the head's outputs.
-        trunk: The network under the heads, one of `TRUNKS`.
-        widths: Channels of each level of a residual trunk; each level after the first halves the size.
+        widths: Channels of each level of the trunk; each level after the first halves the size.
         blocks: Residual blocks of each of its levels.
         resolution: Side of the pictures that it sees, in pixels; others are scaled to it.
         dropout: Share of the deep features that training hides.
@@ -43,15 +38,12 @@ class JudgeConfig:
 
     labels: Mapping[str, tuple[str, ...]]
     surface: tuple[str, ...] = ()
-    trunk: str = "residual"
     widths: tuple[int, ...] = (24, 64, 128, 256)
     blocks: tuple[int, ...] = (1, 1, 1, 1)
     resolution: int = 64
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.trunk not in TRUNKS:
-            raise ValueError(f"the judge's trunk is {self.trunk!r}; expected one of {', '.join(TRUNKS)}")
         if not self.labels or any(len(names) < 2 for names in self.labels.values()):
             raise ValueError("a judge needs attributes with at least two labels each; the data has fewer")
         if not self.widths or len(self.widths) != len(self.blocks) or min(*self.widths, *self.blocks) < 1:
@@ -89,8 +81,8 @@ class _Block(nn.Module):
         return past + self.conv2(F.relu(self.norm2(self.conv1(h))))
 
 
-class _Residual(nn.Module):
-    """Pre-activation residual trunk."""
+class _Trunk(nn.Module):
+    """Pre-activation residual network; gives early and deep features, (B, C, h, w), of `widths` channels."""
 
     def __init__(self, config: JudgeConfig) -> None:
         super().__init__()
@@ -109,31 +101,6 @@ class _Residual(nn.Module):
         return early, F.relu(self.norm(self.late(early)))
 
 
-class _SqueezeNet(nn.Module):
-    """SqueezeNet 1.0 (arXiv 1602.07360) without its classifier; it may start from ImageNet's weights."""
-
-    widths = 256, 512
-    mean: Tensor
-    std: Tensor
-    _EARLY = 6  # layers up to the second pooling
-
-    def __init__(self, config: JudgeConfig) -> None:
-        super().__init__()
-        from torchvision.models import squeezenet1_0
-
-        self.features = squeezenet1_0(weights=None).features
-        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
-
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        early = self.features[: self._EARLY](((pictures + 1) / 2 - self.mean) / self.std)
-        return early, self.features[self._EARLY :](early)
-
-
-# Each gives early and deep features, (B, C, h, w), of `widths` channels.
-TRUNKS: dict[str, type[_Residual | _SqueezeNet]] = {"residual": _Residual, "squeezenet": _SqueezeNet}
-
-
 class Judge(nn.Module):
     """A trunk, its features pooled over all places, and one head for each attribute.
 
@@ -145,7 +112,7 @@ class Judge(nn.Module):
     def __init__(self, config: JudgeConfig, notes: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.config, self.notes = config, dict(notes or {})
-        self.trunk: _Residual | _SqueezeNet = TRUNKS[config.trunk](config)
+        self.trunk = _Trunk(config)
         early, deep = self.trunk.widths
         self.heads = nn.ModuleDict()
         for name, labels in config.labels.items():
@@ -192,17 +159,12 @@ class Judge(nn.Module):
         return self.look(torch.cat([shrink(_tensor(picture), side) for picture in pictures])) if pictures else []
 
     def save(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`, in place of a folder that is there; it is whole or not there."""
-        part = folder.with_name(f".{folder.name}-{os.getpid()}")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        save_file({key: value.contiguous().cpu() for key, value in self.state_dict().items()}, part / WEIGHTS)
+        """Write `config.json` and `model.safetensors` into a folder, which is made if it is not there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({key: value.contiguous().cpu() for key, value in self.state_dict().items()}, folder / WEIGHTS)
         described = {**asdict(self.config), "labels": {k: list(v) for k, v in self.config.labels.items()}}
         text = json.dumps({"judge": described, "notes": self.notes}, indent=1)
-        (part / CONFIG).write_text(text + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(part, folder)
+        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Judge:

@@ -27,7 +27,8 @@ def interleaved(
     """
     if rounds < 1 or warmups < 0:
         raise ValueError(f"rounds={rounds} and warmups={warmups}; expected at least 1 and at least 0")
-    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else _nothing
+    kind = torch.device(device).type
+    wait = _nothing if kind == "cpu" else getattr(torch, kind).synchronize
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(warmups + rounds):
         for name, run in contenders.items():

@@ -8,27 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from latentgen.noise import gaussian_like
+
 # exp(+-) of these stays inside float16's range for the standard deviation's use.
 _LOGVAR_MIN, _LOGVAR_MAX = -30.0, 20.0
-
-
-def standard_normal(like: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> Tensor:
-    """Draw noise of the shape, type and device of `like`.
-
-    Args:
-        like: The tensor to match, (B, ...).
-        generator: One for all, or one a row, so that a row does not depend on its neighbours. The draw happens on the
-            generator's device: a CPU generator gives the same numbers whatever the device of `like`.
-
-    Raises:
-        ValueError: Another number of generators than rows.
-    """
-    if generator is None or isinstance(generator, torch.Generator):
-        device = like.device if generator is None else generator.device
-        return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
-    if len(generator) != len(like):
-        raise ValueError(f"{len(generator)} generators for {len(like)} rows; pass one generator, or one for each row")
-    return torch.cat([standard_normal(row, g) for row, g in zip(like.split(1), generator, strict=True)])
 
 
 class DiagonalGaussian:
@@ -59,7 +42,7 @@ class DiagonalGaussian:
 
     def sample(self, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> Tensor:
         """Draw by reparametrisation (Eq. 10 of arXiv 1312.6114); gradients reach mean and variance."""
-        return torch.addcmul(self.mean, self.std, standard_normal(self.mean, generator))
+        return torch.addcmul(self.mean, self.std, gaussian_like(self.mean, generator))
 
     def mode(self) -> Tensor:
         """The most probable latent, which is the mean."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,31 +213,6 @@ def dynamic_threshold(x0: Tensor, ratio: float, max_value: float) -> Tensor:
     exact = flat if flat.dtype in (torch.float32, torch.float64) else flat.float()  # quantile knows no half precision
     bound = torch.quantile(exact.abs(), ratio, dim=1, keepdim=True).clamp(min=1.0).clamp(max=max_value)
     return (exact.clamp(-bound, bound) / bound).to(x0.dtype).view_as(x0)
-
-
-def gaussian_like(x: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
-    """Standard Gaussian noise shaped as `x` (B, ...), of its dtype and on its device.
-
-    Args:
-        x: What to match.
-        generator: One for the whole batch, or a list of one for each sample. Numbers are drawn on the generator's own
-            device, so that a CPU generator gives the same noise whatever device the sample is on.
-
-    Raises:
-        ValueError: A list of the wrong length.
-    """
-    if not isinstance(generator, Sequence):
-        return _draw(x.shape, x, generator)
-    if len(generator) == 1:
-        return _draw(x.shape, x, generator[0])
-    if len(generator) != len(x):
-        raise ValueError(f"{len(generator)} generators for a batch of {len(x)}; pass one, or one for each sample")
-    return torch.cat([_draw((1, *x.shape[1:]), x, each) for each in generator])
-
-
-def _draw(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = like.device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
 
 
 def require_choice(name: str, value: object, choices: Collection[object]) -> None:

@@ -10,7 +10,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from latentgen.diffusion.level import Level
-from latentgen.schedulers.base import DiscreteScheduler, StepOutput, gaussian_like
+from latentgen.noise import gaussian_like
+from latentgen.schedulers.base import DiscreteScheduler, StepOutput
 
 
 class DDIMScheduler(DiscreteScheduler):

@@ -12,7 +12,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from latentgen.diffusion.transition import ReverseStep
-from latentgen.schedulers.base import DiscreteScheduler, StepOutput, gaussian_like, require_choice
+from latentgen.noise import gaussian_like
+from latentgen.schedulers.base import DiscreteScheduler, StepOutput, require_choice
 
 
 def _between(smaller: float, larger: float, predicted: Tensor) -> Tensor:

@@ -125,6 +125,15 @@ def test_processes_that_cannot_share_a_batch_are_refused_before_the_first_stage_
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_whose_parts_are_gone_is_not_taken_for_theirs(trained):
+    parts = trained.parents[1]
+    (parts / "autoencoder").rename(parts / "elsewhere")
+    done = run("scripts/train_all.py", str(parts.parent), f"--output={parts}", "--device=cpu")
+    (parts / "elsewhere").rename(parts / "autoencoder")
+    assert done.returncode == 2
+    assert "was made on a model of autoencoder that is not there any more" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("number", "processes"), [(signal.SIGINT, 2), pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow)]
 )

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from torchvision.models import squeezenet1_0
 
 from latentgen.evaluation import Judge, JudgeConfig
 from latentgen.evaluation.judge import shrink
@@ -73,19 +72,6 @@ def test_every_weight_gets_a_gradient() -> None:
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 
 
-def test_the_squeezenet_trunk_is_torchvisions() -> None:
-    config = JudgeConfig(labels=LABELS, trunk="squeezenet", resolution=64)
-    network, theirs = Judge(config).eval(), squeezenet1_0(weights=None).eval()
-    network.trunk.features.load_state_dict(theirs.features.state_dict())
-    given = pictures(2, 64)
-    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    expected = theirs.features(((given + 1) / 2 - mean) / std)
-    early, deep = network.trunk(given)
-    assert torch.allclose(deep, expected, atol=1e-5)
-    assert torch.allclose(early, theirs.features[:6](((given + 1) / 2 - mean) / std), atol=1e-5)
-    assert (early.shape[1], deep.shape[1]) == network.trunk.widths
-
-
 def test_surface_attributes_do_not_see_deep_features() -> None:
     network = judge(surface=("style",)).train()
     logits = network(pictures(4))
@@ -96,10 +82,9 @@ def test_surface_attributes_do_not_see_deep_features() -> None:
         assert all((grad is not None) == reaches for grad in deep)
 
 
-@pytest.mark.parametrize("trunk", ["residual", "squeezenet"])
-def test_a_saved_judge_says_the_same(tmp_path: Path, trunk: str) -> None:
+def test_a_saved_judge_says_the_same(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = Judge(JudgeConfig(labels=LABELS, trunk=trunk, resolution=32), {"unseen": ["x"]}).train()
+    network = Judge(JudgeConfig(labels=LABELS, resolution=32), {"unseen": ["x"]}).train()
     network(pictures(4, 32))  # moves the statistics of the norms
     network.eval().save(tmp_path / "judge")
     loaded = Judge.load(tmp_path / "judge")
@@ -107,8 +92,6 @@ def test_a_saved_judge_says_the_same(tmp_path: Path, trunk: str) -> None:
     assert loaded.notes == {"unseen": ["x"]}
     for name, logits in network(pictures(2, 32)).items():
         assert torch.equal(loaded(pictures(2, 32))[name], logits)
-    network.save(tmp_path / "judge")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["judge"]
 
 
 def test_broken_folders_are_refused_with_their_reason(tmp_path: Path) -> None:
@@ -120,12 +103,11 @@ def test_broken_folders_are_refused_with_their_reason(tmp_path: Path) -> None:
     for broken in (
         "{",
         "{}",
-        good.replace('"residual"', '"other"'),
         good.replace('"c0",', ""),
         good.replace("widths", "w"),
     ):
         (folder / "config.json").write_text(broken)
-        with pytest.raises(ValueError, match=r"no judge that can be read|trunk is"):
+        with pytest.raises(ValueError, match="no judge that can be read"):
             Judge.load(folder)
     (folder / "config.json").write_text(good)
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:100])
@@ -137,7 +119,6 @@ def test_broken_folders_are_refused_with_their_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"trunk": "vgg"},
         {"labels": {}},
         {"labels": {"style": ("noto",)}},
         {"widths": (8,), "blocks": (1, 1)},

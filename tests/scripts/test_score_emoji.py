@@ -71,8 +71,8 @@ def test_a_run_that_was_cut_off_goes_on(score, capsys: pytest.CaptureFixture) ->
     _, out = score()
     before = {path.name: path.stat().st_mtime_ns for path in (out / "pictures").iterdir()}
     whole = json.loads((out / "report.json").read_text())
-    (out / "report.json").unlink()
-    (out / "report.txt").unlink()
+    for written in ("report.json", "report.txt", "train.png", "pair.png", "concept.png", "tone.png"):
+        (out / written).unlink()
     lost = sorted(before)[0]
     (out / "pictures" / lost).unlink()
     assert score()[0] == 0
@@ -90,6 +90,10 @@ def test_nothing_is_overwritten_unasked(score, capsys: pytest.CaptureFixture) ->
     assert "report.json exists" in capsys.readouterr().err
     (out / "report.json").unlink()
     (out / "report.txt").unlink()
+    assert score()[0] == 2
+    assert "train.png exists" in capsys.readouterr().err
+    for split in ("train", "pair", "concept", "tone"):
+        (out / f"{split}.png").unlink()
     assert score("--seed", "1")[0] == 2
     assert "other settings; choose another --out" in capsys.readouterr().err
     picture = (out / "pictures" / "disc-dark_noto.png").read_bytes()
@@ -122,6 +126,18 @@ def test_prompts_of_a_file_make_a_sheet(tiny_folder: Path, tmp_path: Path, capsy
     assert report["prompts"] == [["a red apple, noto style", "an apple"], ["a happy face", ""]]
     assert len(list((out / "pictures").iterdir())) == 2
     assert Image.open(out / "prompts.png").width > 256
+
+
+@pytest.mark.parametrize("text", ["loop: {step: 2}", "loop: {steps: many}", "loop: ["])
+def test_a_bad_recipe_of_the_judge_is_one_line(
+    text: str, emoji_tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "judge.yaml").write_text(text)
+    given = ["--data", emoji_tables, "--judges", tmp_path / "judges", "--judge-recipe", tmp_path / "judge.yaml"]
+    assert main([str(word) for word in (*given, "--judge-only", "--out", tmp_path / "out")]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert errors[-1].startswith("error: ")
+    assert not any("Traceback" in line for line in errors)
 
 
 @pytest.mark.parametrize(

@@ -148,8 +148,6 @@ def test_one_recipe_and_data_are_trained_once(emoji_tables: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("--model.trunk=vgg", r"model\.trunk is 'vgg'"),
-        ("--model.init=somewhere", "only the trunk squeezenet"),
         ("--held_out_share=1", "held_out_share is 1"),
         ("--attributes={colour: 1.0}", "column colour"),
     ],
@@ -158,15 +156,6 @@ def test_bad_settings_are_refused(setting: str, says: str, emoji_tables: Path, t
     with pytest.raises((ValueError, SystemExit)) as raised:
         train("judge", [*TINY, setting, f"--data.path={emoji_tables}", f"--output={tmp_path}"])
     assert re.search(says, f"{raised.value} {capsys.readouterr().err}")
-
-
-def test_weights_of_another_network_are_refused(emoji_tables: Path, tmp_path: Path) -> None:
-    given = ["--model.trunk=squeezenet", f"--data.path={emoji_tables}", f"--output={tmp_path / 'run'}"]
-    with pytest.raises(FileNotFoundError, match=r"squeezenet1_0, or null"):
-        train("judge", [*TINY, *given, f"--model.init={tmp_path / 'none'}"])
-    train("judge", [*TINY, "--loop.steps=1", f"--data.path={emoji_tables}", f"--output={tmp_path / 'other'}"])
-    with pytest.raises(ValueError, match="does not hold the weights"):
-        train("judge", [*TINY, *given, f"--model.init={tmp_path / 'other' / 'model'}"])
 
 
 def test_bad_pictures_are_left_out_and_listed(emoji_tables: Path, tmp_path: Path) -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-import resource
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import yaml
 from filelock import FileLock
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from latentgen.cli.main import main
 from training import checkpoint
 from training.command import read_settings, train
+from training.data.shapes import ShapesSource
 from training.run_folder import claim, differences
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +62,44 @@ def test_another_run_is_not_mixed_into_one(change, tiny, tmp_path):
     train("autoencoder", [f"--config={tmp_path / 'run' / 'recipe.yaml'}", "--loop.steps=2", "--resume"])
 
 
+def disturb(weights: Path) -> None:
+    tensors = load_file(weights)
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name] + 1}, weights, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("which", ["vae", "text_encoder"])
+def test_a_run_goes_on_with_the_networks_that_it_was_begun_with_or_not_at_all(which, tiny, parts, tmp_path):
+    places = {"vae": parts / "autoencoder/model", "text_encoder": parts / "text-encoder/model"}
+    copy = shutil.copytree(places[which], tmp_path / "copy")
+    arguments = [*tiny("text-to-image", tmp_path / "run"), f"--{which}={copy}", "--loop.steps=1"]
+    train("text-to-image", arguments)
+    moved = copy.rename(tmp_path / "moved")
+    more = [*arguments, f"--{which}={moved}", "--resume"]
+    with pytest.warns(UserWarning, match=f"changed settings: {which} was"):
+        train("text-to-image", [*more, "--loop.steps=2"])
+    disturb(next(moved.glob("*.safetensors" if which == "vae" else "text_encoder/*.safetensors")))
+    with pytest.raises(ValueError, match=f"another content of {which}: "):
+        train("text-to-image", [*more, "--loop.steps=3"])
+
+
+@pytest.mark.parametrize("task", ["autoencoder", "text-encoder", "text-to-image"])
+def test_a_run_goes_on_with_the_data_that_it_was_begun_with_or_not_at_all(task, tiny, tmp_path):
+    def write(seed: int) -> str:
+        source = ShapesSource("train", 6, 32, seed)
+        rows = {"image": [source.image(row) for row in range(6)], "caption": [source.caption(row) for row in range(6)]}
+        datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(tmp_path / "a.parquet")
+        return f"--data.path={tmp_path / 'a.parquet'}"
+
+    arguments = [*tiny(task, tmp_path / "run"), write(seed=0)]
+    train(task, [*arguments, "--loop.steps=1"])
+    write(seed=1)
+    with pytest.raises(ValueError, match="another content of data: "):
+        train(task, [*arguments, "--loop.steps=2", "--resume"])
+    write(seed=0)
+    train(task, [*arguments, "--loop.steps=2", "--resume"])
+
+
 def test_what_may_change_is_told(tiny, tmp_path):
     arguments = tiny("autoencoder", tmp_path / "run")
     train("autoencoder", [*arguments, "--loop.steps=1"])
@@ -69,10 +109,31 @@ def test_what_may_change_is_told(tiny, tmp_path):
         train("autoencoder", [*arguments, "--loop.steps=1", "--resume"])
 
 
-def test_differences_are_those_of_settings_both_know(tmp_path):
-    (tmp_path / "recipe.yaml").write_text("a: {b: 1, c: [1, 2], gone: 3}\nd: null")
-    found = differences(tmp_path, "a: {b: 2, c: [1, 2], new: 3}\nd: x")
-    assert found == {"a.b": "a.b was 1, is now 2", "d": "d was None, is now 'x'"}
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("data.limit=5", "data.limit was None, is now 5"),
+        ("diffusion.gamma=2", "diffusion.gamma was None, is now 2.0"),
+        ("diffusion.density_mean_end=0", "diffusion.density_mean_end was None, is now 0.0"),
+        ("loop.steps=7", "loop.steps was 10000, is now 7"),
+    ],
+)
+def test_differences_are_seen_where_a_setting_is_or_was_null(setting, told, tmp_path):
+    name = setting.partition("=")[0]
+    one, other = (
+        read_settings("text-to-image", ["--vae=a", "--text_encoder=b", "--loop.steps=10000", *more]).text
+        for more in ([], [f"--{setting}"])
+    )
+    (tmp_path / "recipe.yaml").write_text(one)
+    assert differences(tmp_path, other) == {name: told}
+    assert differences(tmp_path, one) == {}
+    (tmp_path / "recipe.yaml").write_text(other)
+    assert list(differences(tmp_path, one)) == [name]
+
+
+def test_a_setting_of_another_version_is_passed_over(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("a: {b: 1, gone: 3}")
+    assert differences(tmp_path, "a: {b: 2, new: 3}") == {"a.b": "a.b was 1, is now 2"}
     assert differences(tmp_path / "nothing", "a: 1") == {}
 
 
@@ -119,6 +180,7 @@ def test_a_run_of_which_no_checkpoint_is_whole_says_so(tiny, tmp_path, capsys):
 
 
 def test_a_disk_that_is_full_costs_one_checkpoint(tiny, tmp_path):
+    resource = pytest.importorskip("resource", reason="Windows does not limit the size of files")
     arguments = [*tiny("autoencoder", tmp_path / "run"), "--loop.checkpoint_every=1"]
     train("autoencoder", [*arguments, "--loop.steps=1"])
     size = max(path.stat().st_size for path in (tmp_path / "run").rglob("*.safetensors"))

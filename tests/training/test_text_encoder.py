@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from training.command import train
+from training.command import read_settings, train
 from training.contrast import Contrast, Recall, imitation
-from training.tasks.text_encoder import TextEncoderRecipe, TowerConfig, make_clip, text_encoder_of
+from training.tasks.text_encoder import TextEncoderRecipe, TextEncoderTask, TowerConfig, make_clip, text_encoder_of
 from training.teacher import Teacher, embed_as_teacher
 from training.vocabulary import build_tokenizer
 
@@ -275,3 +276,13 @@ def test_a_tokenizer_that_is_given_is_used(parts, tiny, tmp_path):
     model = train("text-encoder", [*tiny("text-encoder", tmp_path / "run"), f"--tokenizer={given}", "--loop.steps=1"])
     own, saved = (CLIPTokenizer.from_pretrained(place) for place in (given, model / "tokenizer"))
     assert saved.get_vocab() == own.get_vocab()
+
+
+def test_captions_that_are_longer_than_the_context_are_told_once(tiny, tmp_path):
+    recipe = read_settings("text-encoder", [*tiny("text-encoder", tmp_path / "run"), "--context_length=4"]).recipe
+    with pytest.warns(UserWarning, match=r"40 of 40 captions looked at, such as that of shapes-train-0-0, are longer"):
+        TextEncoderTask(recipe, tmp_path / "run")
+    recipe = read_settings("text-encoder", [*tiny("text-encoder", tmp_path / "run"), "--context_length=77"]).recipe
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TextEncoderTask(recipe, tmp_path / "run")

@@ -6,7 +6,7 @@ from training.data.captions import CaptionWeights, caption_template
 from training.data.decoding import BadPictureError, decode, to_image, to_tensor
 from training.data.quarantine import Bad, Scan, scan
 from training.data.randomness import draw_seed, draws
-from training.data.sources import DataConfig, Source, open_source, picture_tensor
+from training.data.sources import DataConfig, Source, digest_of_rows, open_source, picture_tensor
 
 __all__ = [
     "Bad",
@@ -17,6 +17,7 @@ __all__ = [
     "Source",
     "caption_template",
     "decode",
+    "digest_of_rows",
     "draw_seed",
     "draws",
     "open_source",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 import warnings
@@ -17,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from latentgen.models import AutoencoderKL
+from latentgen.models.digest import digest_of_weights
 from pipelines.weights import check_weights
 from training.data.sources import Source, picture_tensor
 
@@ -27,15 +27,6 @@ class Latents:
 
     mean: Tensor
     std: Tensor
-
-
-def digest_of_weights(model: AutoencoderKL) -> str:
-    """Digest of a model's weights and configuration: another digest means another model."""
-    digest = hashlib.blake2b(json.dumps(dict(model.config), sort_keys=True, default=str).encode(), digest_size=16)
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,6 +53,9 @@ def scan(
     Returns:
         The good rows' indices in their order, and the bad rows.
 
+    Warns:
+        UserWarning: Rows are left out, and listed in `quarantine`.
+
     Raises:
         ValueError: If the share of bad rows is above `max_bad_share`, or no row is good; the list is written first.
     """
@@ -75,6 +79,8 @@ def scan(
             f"at most {max_bad_share:.1%} may be), the first is {bad[0].id}: {bad[0].reason}{where}; "
             "mend or remove them, or raise data.max_bad_share"
         )
+    if bad and quarantine is not None:
+        warnings.warn(f"{len(bad)} of {total} rows are bad and left out; {quarantine} lists them", stacklevel=2)
     return Scan(good, bad)
 
 

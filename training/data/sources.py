@@ -107,6 +107,11 @@ class Source(Protocol):
         """The canonical caption, or with `rng` one of the wordings that training sees; empty where there is none."""
 
 
+def digest_of_rows(source: Source, rows: Sequence[int]) -> str:
+    """Tells apart what runs are trained on: the source's content, and which of its rows."""
+    return _digest(f"{source.fingerprint} {list(rows)}".encode())
+
+
 def picture_tensor(source: Source, index: int, resolution: int) -> torch.Tensor:
     """A row's picture as `to_tensor` gives it: float32 (3, resolution, resolution) in [-1, 1].
 

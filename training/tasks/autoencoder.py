@@ -11,16 +11,18 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import Dataset, default_collate
 
+from latentgen.evaluation import psnr
 from latentgen.models import AutoencoderKL
+from latentgen.models.digest import digest_of_weights
 from pipelines.loading import load_autoencoder
 from training.config import LoopConfig, require_sizes
-from training.data import DataConfig, Source, draws, open_source, picture_tensor, scan
+from training.data import DataConfig, Source, digest_of_rows, draws, open_source, picture_tensor, scan
 from training.data.held_out import held_out_source, rows_to_show
 from training.data.order import normal, row_of_sample
 from training.initialise import initialise_autoencoder
 from training.loop import Batch
 from training.perceptual import perceptual_distance
-from training.pictures import psnr, sheet
+from training.pictures import sheet
 
 _SHOWN = 64  # held-out pictures that a preview measures
 
@@ -148,6 +150,10 @@ class Reconstruction(nn.Module):
         self._judge = [discriminator]
         self._perceptual = [perceptual_distance(config.perceptual_features)] if config.perceptual else []
 
+    def inputs(self) -> dict[str, str]:
+        """Digest of the perceptual features, where there are any."""
+        return {"loss.perceptual_features": digest_of_weights(*self._perceptual)} if self._perceptual else {}
+
     def to_frozen(self, device: torch.device) -> None:
         """Moves the perceptual features."""
         for network in self._perceptual:
@@ -242,6 +248,7 @@ class AutoencoderTask:
             self.players["discriminator"] = Discrimination(discriminator)
         self.source = open_source(recipe.data, captions=False)
         self.rows = scan(self.source, output / "quarantine.jsonl", recipe.data.max_bad_share, captions=False).good
+        self.inputs = {"data": digest_of_rows(self.source, self.rows)} | self.reconstruction.inputs()
         if recipe.validation:
             held_out: Source | None = open_source(recipe.validation, captions=False)
         else:
@@ -284,7 +291,8 @@ class AutoencoderTask:
         images = images.to(device)
         pictures = torch.cat([self.vae(part).sample for part in images.split(8)]).clamp(-1, 1)
         shown = torch.cat([images[:8], pictures[:8], images[8:16], pictures[8:16]])
-        return sheet(shown, columns=8), {self.shown.name("psnr"): psnr(pictures, images).mean().item()}
+        decibels = psnr(pictures.float().cpu() / 2 + 0.5, images.cpu() / 2 + 0.5)
+        return sheet(shown, columns=8), {self.shown.name("psnr"): decibels.mean().item()}
 
     def export(self, folder: Path) -> None:
         """Saves the autoencoder with latents of zero mean and unit variance on the training pictures."""

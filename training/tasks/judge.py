@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, default_collate
 
-from latentgen.evaluation.judge import TRUNKS, Judge, JudgeConfig, shrink
+from latentgen.evaluation.judge import Judge, JudgeConfig, shrink
 from latentgen.evaluation.scoring import CONCEPT, STYLE, alike_concepts, lot
 from training.config import LoopConfig
 from training.data import DataConfig, Source, draws, open_source, scan, to_tensor
@@ -31,27 +30,16 @@ class JudgeModelConfig:
     """Structure of the judge; see `latentgen.evaluation.judge.JudgeConfig`.
 
     Args:
-        trunk: `residual`, or `squeezenet`, which may start from ImageNet's weights.
-        init: safetensors file with torchvision's `squeezenet1_0` state dict, or the folder that holds it; `imagenet`
-            lets torchvision fetch it; null starts from random weights.
         surface: attributes that are read from early features.
-        widths: channels of each level of the residual trunk.
+        widths: channels of each level of the trunk.
         blocks: residual blocks of each level.
         dropout: share of the deep features that training hides.
     """
 
-    trunk: str = "residual"
-    init: str | None = None
     surface: tuple[str, ...] = ()
     widths: tuple[int, ...] = (24, 64, 128, 256)
     blocks: tuple[int, ...] = (1, 1, 1, 1)
     dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.trunk not in TRUNKS:
-            raise ValueError(f"model.trunk is {self.trunk!r}, but must be one of {', '.join(TRUNKS)}.")
-        if self.init and self.trunk != "squeezenet":
-            raise ValueError(f"model.init is {self.init!r}, but only the trunk squeezenet can start from weights.")
 
 
 @dataclass
@@ -255,16 +243,14 @@ class JudgeTask:
     def __init__(self, recipe: JudgeRecipe, output: Path):
         self.recipe = recipe
         self.data = read_pictures(recipe.data, recipe.data.resolution, output / "quarantine")
+        self.inputs = {"data": hashlib.blake2b(repr(self.data.digests).encode(), digest_size=16).hexdigest()}
         labels = labels_of(self.data.rows, [*recipe.attributes])
         self.alike = alike_concepts(self.data.rows, self.data.digests)
         held = hold_out(self.data.rows, self.alike, recipe.held_out_share, recipe.loop.seed)
         self.chosen = [index for index, is_held in enumerate(held) if not is_held]
         self.unseen = [index for index, is_held in enumerate(held) if is_held]
-        model = {key: value for key, value in asdict(recipe.model).items() if key != "init"}
         torch.manual_seed(recipe.loop.seed)
-        self.judge = Judge(JudgeConfig(labels=labels, resolution=recipe.data.resolution, **model))
-        if recipe.model.init:
-            load_squeezenet(self.judge, recipe.model.init)
+        self.judge = Judge(JudgeConfig(labels=labels, resolution=recipe.data.resolution, **asdict(recipe.model)))
         self.players: dict[str, nn.Module] = {"judge": Recognition(self.judge, recipe)}
 
     def averaged(self, player: str) -> nn.Module:
@@ -320,39 +306,6 @@ class JudgeTask:
             "seed": self.recipe.loop.seed,
         }
         self.judge.save(folder)
-
-
-def load_squeezenet(judge: Judge, init: str) -> None:
-    """Gives a judge's trunk the weights of torchvision's `squeezenet1_0`: a file's, a folder's or "imagenet".
-
-    Raises:
-        FileNotFoundError: There is no such file, or torchvision cannot fetch its own.
-        ValueError: It holds other weights.
-    """
-    path = Path(init)
-    file = path / "model.safetensors" if path.is_dir() else path
-    if file.is_file():
-        weights = load_file(file)
-    elif init == "imagenet":
-        weights = _fetched()
-    else:
-        raise FileNotFoundError(f"model.init is {init}: no such file; give torchvision's squeezenet1_0, or null")
-    try:
-        judge.trunk.load_state_dict({k: v.float() for k, v in weights.items() if k.startswith("features.")})
-    except RuntimeError as error:
-        raise ValueError(f"{file} does not hold the weights of torchvision's squeezenet1_0") from error
-
-
-def _fetched() -> dict[str, Tensor]:
-    from torchvision.models import SqueezeNet1_0_Weights
-
-    try:
-        return SqueezeNet1_0_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"torchvision cannot fetch the ImageNet weights of squeezenet1_0 ({error}); give model.init the path of a "
-            "safetensors file that has them, or null to start from random weights"
-        ) from error
 
 
 # --- a judge that is trained once

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from latentgen.models.digest import digest_of_weights
 from training.config import LoopConfig
 from training.contrast import Contrast
-from training.data import DataConfig, Source, draws, open_source, picture_tensor, scan
+from training.data import DataConfig, Source, digest_of_rows, draws, open_source, picture_tensor, scan
 from training.data.held_out import held_out_source, rows_to_show
 from training.data.order import normal, row_of_sample
 from training.loop import Batch
 from training.teacher import Teacher, embed_as_teacher
-from training.vocabulary import build_tokenizer
+from training.vocabulary import build_tokenizer, warn_of_long_captions
 
 _VOCABULARY_ROWS = 20_000  # at most, evenly spaced, whose captions the vocabulary is learnt from
 _SHOWN = 256  # held-out pictures that a preview measures
@@ -234,6 +235,9 @@ class TextEncoderTask:
         self.teacher = Teacher(os.path.expanduser(recipe.teacher.path)) if recipe.teacher.path else None
         self.source = open_source(recipe.data)
         self.rows = scan(self.source, output / "quarantine.jsonl", recipe.data.max_bad_share).good
+        self.inputs = {"data": digest_of_rows(self.source, self.rows)}
+        if self.teacher:
+            self.inputs["teacher"] = digest_of_weights(self.teacher.model)
         if recipe.loop.batch_size > len(self.rows):
             raise ValueError(
                 f"loop.batch_size is {recipe.loop.batch_size}, but there are {len(self.rows)} pictures, and none may "
@@ -241,6 +245,7 @@ class TextEncoderTask:
             )
         self.shown = rows_to_show(held_out_source(recipe.data), self.source, self.rows, _SHOWN)
         self.tokenizer = self._tokenizer()
+        warn_of_long_captions(self.source, self.rows, self.tokenizer, recipe.context_length)
         torch.manual_seed(recipe.loop.seed)
         self.clip = make_clip(recipe, self.tokenizer)
         if self.teacher:
@@ -341,7 +346,5 @@ class TextEncoderTask:
 def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
     """The text tower alone, as transformers' `CLIPTextModel`."""
     model = CLIPTextModel(clip.config.text_config)
-    own = clip.text_model.state_dict()
-    nested = any(key.startswith("text_model.") for key in model.state_dict())
-    model.load_state_dict({f"text_model.{k}" if nested else k: v for k, v in own.items()})
+    model.load_state_dict(clip.text_model.state_dict())
     return model.eval()

@@ -21,6 +21,7 @@ from latentgen.diffusion.objective import DENSITIES, WEIGHTINGS, draw_timesteps,
 from latentgen.diffusion.prediction import target
 from latentgen.diffusion.schedule import noise_schedule
 from latentgen.models import UNet2DConditionModel
+from latentgen.models.digest import digest_of_weights
 from latentgen.schedulers import DDIMScheduler
 from pipelines import inputs
 from pipelines.inputs import Generation
@@ -28,7 +29,7 @@ from pipelines.loading import load_autoencoder, load_text_tower
 from pipelines.text_to_image import TextToImagePipeline, check_fit
 from pipelines.weights import read_json
 from training.config import LoopConfig, require_sizes
-from training.data import DataConfig, Source, draws, open_source, scan
+from training.data import DataConfig, Source, digest_of_rows, draws, open_source, scan
 from training.data.held_out import held_out_source, rows_to_show
 from training.data.latents import Latents, encode_latents
 from training.data.order import normal, row_of_sample
@@ -36,6 +37,7 @@ from training.initialise import initialise_unet
 from training.loop import Batch
 from training.pictures import sheet
 from training.run_folder import require_writable
+from training.vocabulary import warn_of_long_captions
 
 
 @dataclass
@@ -304,6 +306,12 @@ class TextToImageTask:
         self.players: dict[str, nn.Module] = {"denoiser": self.denoising}
         self.source = open_source(recipe.data)
         self.rows = scan(self.source, output / "quarantine.jsonl", recipe.data.max_bad_share).good
+        self.inputs = {
+            "data": digest_of_rows(self.source, self.rows),
+            "vae": digest_of_weights(self.vae),
+            "text_encoder": digest_of_weights(self.conditioner.text_encoder),
+        }
+        warn_of_long_captions(self.source, self.rows, self.conditioner.tokenizer, self.conditioner.max_length)
         self.prompts = recipe.preview.prompts or self._held_out_captions()
 
     def _held_out_captions(self) -> list[str]:
@@ -330,14 +338,16 @@ class TextToImageTask:
         return LatentSamples(self.source, self.rows, latents, self.recipe, seed)
 
     def collate(self, items: list[Batch]) -> Batch:
-        """Stacks samples."""
-        return default_collate(items)
+        """Stacks samples; the places in the schedule stay in numpy, whose float64 some accelerators do not have."""
+        places = np.array([item.pop("u") for item in items])
+        return default_collate(items) | {"u": places}
 
     def prepare(self, batch: Batch, step: int) -> Batch:
         """Adds the captions' embeddings and the timesteps."""
         config, log_snr = self.recipe.diffusion, self.denoising.schedule.log_snr
         mean = config.density_mean_at(step / self.recipe.loop.steps)
-        drawn = draw_timesteps(batch["u"].cpu(), log_snr, config.timestep_density, mean, config.density_deviation)
+        places, deviation = torch.from_numpy(batch["u"]), config.density_deviation
+        drawn = draw_timesteps(places, log_snr, config.timestep_density, mean, deviation)
         return batch | {"embeddings": self.conditioner(batch["caption"]).embeddings, "timesteps": drawn}
 
     def to(self, device: torch.device) -> None:
@@ -409,4 +419,4 @@ def load_conditioner(folder: str) -> ClipConditioner:
                 "text-encoder`, or a diffusers pipeline's folder."
             )
     # The dtype that it was saved in may be a half one, in which CPUs are slow and no optimizer of ours computes.
-    return ClipConditioner(*load_text_tower(root, torch.float32))
+    return ClipConditioner(*load_text_tower(root, torch.float32), tell_cuts=False)

@@ -479,7 +479,8 @@ def test_pictures_that_the_metadata_leave_out_are_listed_and_counted(tmp_path: P
         picture(seed=ord(name)).save(tmp_path / f"{name}.png")
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps({"file_name": f"{n}.png", "text": n}) for n in "abd"))
     source = open_source(DataConfig(path=str(tmp_path)))
-    found = scan(source, tmp_path / "run" / "quarantine.jsonl", max_bad_share=0.25)
+    with pytest.warns(UserWarning, match=r"1 of 4 rows are bad and left out; .*quarantine\.jsonl lists them"):
+        found = scan(source, tmp_path / "run" / "quarantine.jsonl", max_bad_share=0.25)
     assert len(found.good) == 3
     (line,) = (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(line)["id"].endswith("c.png")

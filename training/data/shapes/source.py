@@ -29,10 +29,12 @@ class ShapesSource:
     def __init__(self, split: str = "train", length: int = 100_000, resolution: int = 64, seed: int = 0) -> None:
         scene(seed, split, 0)  # fails for an unknown split
         self.split, self.length, self.resolution, self.seed = split, length, resolution, seed
+        first = [scene(seed, split, index) for index in range(64)]
         facts = {
             "world": [world.COLOURS, world.BACKGROUNDS, world.SHAPES, world.SIZES],
-            "first": [repr(scene(seed, split, index)) for index in range(2)],
-            "drawn": hashlib.blake2b(render(scene(seed, split, 0), resolution).tobytes()).hexdigest(),
+            # So many that a change of how scenes are drawn shows.
+            "first": [repr(one) for one in first],
+            "drawn": [hashlib.blake2b(render(one, resolution).tobytes()).hexdigest() for one in first[:16]],
             "place": [split, length, resolution, seed],
         }
         self.fingerprint = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
