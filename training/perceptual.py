@@ -69,12 +69,22 @@ def perceptual_distance(name: str) -> nn.Module:
     """Perceptual distance by name: `lpips-alex`, `lpips-vgg`, `lpips-squeeze` or the path of SqueezeNet 1.0 weights.
 
     The `lpips-*` networks are torchmetrics'; their ImageNet weights are fetched by torchvision where it may.
+
+    Raises:
+        FileNotFoundError: The file is not there, or torchvision cannot fetch the weights.
+        ValueError: The file holds other weights.
     """
     kind, _, network = name.partition("-")
     if kind == "lpips" and network in ("alex", "vgg", "squeeze"):
         from torchmetrics.functional.image.lpips import _LPIPS
 
-        return _Mean(_LPIPS(net=network).eval().requires_grad_(False))
+        try:
+            return _Mean(_LPIPS(net=network).eval().requires_grad_(False))
+        except OSError as error:
+            raise FileNotFoundError(
+                f"the ImageNet weights of {name} are not here and cannot be fetched ({error}): go online once, give "
+                "loss.perceptual_features a file with SqueezeNet 1.0 weights, or set loss.perceptual to 0."
+            ) from error
     return SqueezeNetFeatures(name)
 
 

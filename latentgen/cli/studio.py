@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, help="how often the sampler asks the U-Net; default: the model's own")
     add("--guidance-scale", type=float, help="default: the model's own")
     add("--guidance-rescale", type=float, help="default: the model's own")
+    add("--eta", type=float, help="fresh noise on the way, 0 to 1; default: the model's own")
     add("--scheduler", help="the sampler, such as ddim; default: the model's own")
     add("--seed", type=int, default=0, help="of the choice of captions and of the pictures; default 0")
     add("--batch-size", type=int, default=16, help="pictures drawn at once; default 16")
@@ -50,6 +51,7 @@ def _call(options: argparse.Namespace) -> dict[str, Any]:
         "num_inference_steps": options.steps,
         "guidance_scale": options.guidance_scale,
         "guidance_rescale": options.guidance_rescale,
+        "eta": options.eta,
     }
 
 

@@ -14,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.inputs import Generation
+
 ROOT = Path(__file__).parents[2]
 RECIPES = {
     "text_encoder": """
@@ -42,7 +44,7 @@ model:
   norm_num_groups: 4
   pooled_text_heads: 1
   time_scale_shift: true
-preview: {num_inference_steps: 3, guidance_scale: 2.0}
+preview: {num_inference_steps: 3, guidance_scale: 2.0, eta: 0.5}
 save_dtype: float16
 loop: {steps: 2, batch_size: 8, sample_every: 0}
 """,
@@ -92,14 +94,14 @@ def test_diffusers_draws_the_same_picture(trained):
 
     from latentgen import TextToImagePipeline
 
-    settings = {"num_inference_steps": 5, "guidance_scale": 3.0, "output_type": "np"}
+    settings = {"num_inference_steps": 5, "guidance_scale": 3.0, "eta": 0.0, "output_type": "np"}
     latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     ours = TextToImagePipeline.from_pretrained(trained, torch_dtype=torch.float32)
     theirs = StableDiffusionPipeline.from_pretrained(trained, torch_dtype=torch.float32)
     prompts = ["a red circle", "two blue stars"]
     a, b = (pipe(prompts, latents=latents, **settings).images for pipe in (ours, theirs))
     assert np.abs(a - b).max() < 1e-3
-    assert ours.generation.num_inference_steps == 3
+    assert ours.generation == Generation(3, 2.0, eta=0.5)
 
 
 def test_a_folder_without_recipes_is_refused(tmp_path):

@@ -180,3 +180,20 @@ def test_perceptual_distance_is_a_distance(squeezenet):
 def test_missing_perceptual_features_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"squeezenet1_0"):
         SqueezeNetFeatures(tmp_path)
+
+
+def test_lpips_needs_its_weights_and_says_so(tmp_path, monkeypatch):
+    from torchvision.models import squeezenet1_1
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody is there
+    with pytest.raises(FileNotFoundError, match=r"ImageNet weights of lpips-squeeze are not here and cannot be fetched"):
+        perceptual_distance("lpips-squeeze")
+    torch.manual_seed(0)
+    kept = tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"  # where torchvision keeps what it fetched
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(squeezenet1_1(weights=None).state_dict(), kept)
+    distance = perceptual_distance("lpips-squeeze")
+    a, b = torch.rand(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    assert distance(a, a).item() == 0
+    assert 0 < distance(a, a + 0.1 * b) < distance(a, b)

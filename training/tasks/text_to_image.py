@@ -149,6 +149,7 @@ class PreviewConfig:
         columns: pictures in a row of the sheet.
         num_inference_steps: sampling steps.
         guidance_scale: strength of classifier-free guidance.
+        eta: share of fresh noise in each step, 0 for DDIM's none to 1 for as much as DDPM's.
     """
 
     prompts: list[str] = field(default_factory=list)
@@ -156,13 +157,18 @@ class PreviewConfig:
     columns: int = 8
     num_inference_steps: int = 25
     guidance_scale: float = 4.0
+    eta: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("count", "columns"):
             inputs.whole(f"preview.{name}", getattr(self, name))
         if self.prompts:
             inputs.prompt_list(self.prompts)
-        Generation(self.num_inference_steps, self.guidance_scale)
+        self.generation()
+
+    def generation(self) -> Generation:
+        """The same as a pipeline takes it."""
+        return Generation(self.num_inference_steps, self.guidance_scale, eta=self.eta)
 
 
 @dataclass
@@ -375,7 +381,7 @@ class TextToImageTask:
             tokenizer=self.conditioner.tokenizer,
             unet=self.unet,
             scheduler=scheduler,
-            generation=Generation(self.recipe.preview.num_inference_steps, self.recipe.preview.guidance_scale),
+            generation=self.recipe.preview.generation(),
         )
 
     def preview(self, device: torch.device) -> tuple[Image.Image, dict[str, float]]:
