@@ -23,6 +23,7 @@ FLOORS = {
     "latentgen.evaluation": 1,
     "latentgen.hardware": 0,
     "latentgen.configuration": 0,
+    "latentgen.noise": 0,
     "latentgen.diffusion": 0,
 }
 # The face: names its owners in strings, and may be imported by all for its version.

@@ -187,7 +187,7 @@ def test_lpips_needs_its_weights_and_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody is there
-    with pytest.raises(FileNotFoundError, match=r"ImageNet weights of lpips-squeeze are not here and cannot be fetched"):
+    with pytest.raises(FileNotFoundError, match="weights of lpips-squeeze are not here and cannot be fetched"):
         perceptual_distance("lpips-squeeze")
     torch.manual_seed(0)
     kept = tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"  # where torchvision keeps what it fetched

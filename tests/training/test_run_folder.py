@@ -86,9 +86,9 @@ def test_a_run_goes_on_with_the_networks_that_it_was_begun_with_or_not_at_all(wh
 @pytest.mark.parametrize("task", ["autoencoder", "text-encoder", "text-to-image"])
 def test_a_run_goes_on_with_the_data_that_it_was_begun_with_or_not_at_all(task, tiny, tmp_path):
     def write(seed: int) -> str:
-        source = ShapesSource("train", 6, 32, seed)
-        rows = {"image": [source.image(row) for row in range(6)], "caption": [source.caption(row) for row in range(6)]}
-        datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(tmp_path / "a.parquet")
+        source, rows = ShapesSource("train", 16, 32, seed), range(16)
+        table = {"image": [source.image(row) for row in rows], "caption": [source.caption(row) for row in rows]}
+        datasets.Dataset.from_dict(table).cast_column("image", datasets.Image()).to_parquet(tmp_path / "a.parquet")
         return f"--data.path={tmp_path / 'a.parquet'}"
 
     arguments = [*tiny(task, tmp_path / "run"), write(seed=0)]
