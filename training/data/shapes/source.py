@@ -12,7 +12,7 @@ from PIL import Image
 from training.data.shapes import world
 from training.data.shapes.drawing import render
 from training.data.shapes.language import canonical_caption, random_caption
-from training.data.shapes.world import Facts, Scene, held_out, scene
+from training.data.shapes.world import Facts, Scene, facts_said, held_out, scene
 
 if TYPE_CHECKING:
     from training.data.sources import DataConfig
@@ -55,13 +55,21 @@ class ShapesSource:
         Raises:
             IndexError: For an index outside the source.
         """
-        if not 0 <= index < self.length:
-            raise IndexError(f"row {index} of {self.length}")
+        self._require(index)
         return scene(self.seed, self.split, index)
 
+    def _require(self, index: int) -> None:
+        if not 0 <= index < self.length:
+            raise IndexError(f"row {index} of {self.length}")
+
     def facts(self, index: int) -> Facts:
-        """What the caption of a row says."""
-        return self.scene(index).facts
+        """What the caption of a row says.
+
+        Raises:
+            IndexError: For an index outside the source.
+        """
+        self._require(index)
+        return facts_said(self.seed, self.split, index)
 
     def image(self, index: int) -> Image.Image:
         """The picture, RGB."""

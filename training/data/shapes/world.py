@@ -21,6 +21,7 @@ __all__ = [
     "Placed",
     "Scene",
     "Thing",
+    "facts_said",
     "held_out",
     "scene",
 ]
@@ -147,21 +148,32 @@ def scene(seed: int, split: str, index: int) -> Scene:
     Raises:
         ValueError: For an unknown split.
     """
+    drawn, said, shade = _content(seed, split, index)
+    return Scene(said, _place(drawn, draws(seed, "shapes", split, "places", index)), shade)
+
+
+def facts_said(seed: int, split: str, index: int) -> Facts:
+    """The facts of a scene alone, which cost less than the scene; see `scene`."""
+    return _content(seed, split, index)[1]
+
+
+@lru_cache(maxsize=1 << 16)  # a training's captions, epoch for epoch
+def _content(seed: int, split: str, index: int) -> tuple[Facts, Facts, tuple[int, int, int] | None]:
+    """What a scene shows, what its caption says of it, and the colour of a background without a name."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; shapes has: {', '.join(SPLITS)}")
     rng = draws(seed, "shapes", split, index)
     while True:
-        facts = _draw_facts(rng)
-        if bool(held_out(facts)) == (split == "validation"):
+        drawn = _draw_facts(rng)
+        if bool(held_out(drawn)) == (split == "validation"):
             break
-    placed = _place(facts, rng)
-    shade = None
+    said, shade = drawn, None
     if split == "train" and rng.random() < _SHADES:
-        shade = _draw_shade(facts, rng)
-        facts = replace(facts, background=None)
-    if facts.relation is not None and rng.random() < 0.5:
-        facts = replace(facts, things=tuple(replace(thing, size=None) for thing in facts.things))
-    return Scene(facts, placed, shade)
+        shade = _draw_shade(drawn, rng)
+        said = replace(said, background=None)
+    if drawn.relation is not None and rng.random() < 0.5:
+        said = replace(said, things=tuple(replace(thing, size=None) for thing in drawn.things))
+    return drawn, said, shade
 
 
 def _choice(rng: np.random.Generator, names: tuple[str, ...] | dict[str, tuple[int, int, int]]) -> str:
