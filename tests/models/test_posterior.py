@@ -65,7 +65,7 @@ def test_a_row_with_its_own_generator_does_not_see_its_neighbours() -> None:
     for i, seed in enumerate((5, 6, 7)):
         alone = DiagonalGaussian(ours.parameters[i : i + 1]).sample([torch.Generator().manual_seed(seed)])
         assert torch.equal(alone, together[i : i + 1])
-    with pytest.raises(ValueError, match="2 generators for 3 rows"):
+    with pytest.raises(ValueError, match="2 generators for a batch of 3"):
         ours.sample([torch.Generator(), torch.Generator()])
 
 
