@@ -15,6 +15,7 @@ from transformers import CLIPTokenizer
 from training.data import Source
 
 WORD_END = "</w>"
+_PRIVATE = 0xE000  # where Unicode leaves characters to private use
 _LOOKED_AT = 1000  # captions
 
 
@@ -38,14 +39,17 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int, context_length: 
         raise ValueError(
             f"A vocabulary of {vocabulary_size} is too small: bytes and special tokens take {len(base) + 2}."
         )
+    # The trainer numbers letters with a suffix in the order of a hash map, another in each process, and ties between
+    # merges follow the numbers. So a letter that ends a word is a character of its own while it learns.
+    ends = {letter: chr(_PRIVATE + place) for place, letter in enumerate(alphabet)}
     like = CLIPTokenizer().backend_tokenizer
-    learner = Tokenizer(BPE(end_of_word_suffix=WORD_END))
-    learner.normalizer, learner.pre_tokenizer = like.normalizer, like.pre_tokenizer
-    trainer = BpeTrainer(
-        vocab_size=len(base) + room, initial_alphabet=alphabet, end_of_word_suffix=WORD_END, show_progress=False
-    )
-    learner.train_from_iterator(texts, trainer)
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]][:room]
+    learner = Tokenizer(BPE())
+    trainer = BpeTrainer(vocab_size=len(base) + room, initial_alphabet=[*alphabet, *ends.values()], show_progress=False)
+    pieces = (like.pre_tokenizer.pre_tokenize_str(like.normalizer.normalize_str(text)) for text in texts)
+    learner.train_from_iterator((word[:-1] + ends[word[-1]] for piece in pieces for word, _ in piece), trainer)
+    plain = str.maketrans({end: letter + WORD_END for letter, end in ends.items()})
+    learnt = json.loads(learner.to_str())["model"]["merges"]
+    merges = [tuple(half.translate(plain) for half in pair) for pair in learnt][:room]
     tokens = [*base, *("".join(pair) for pair in merges)]
     tokens = list(dict.fromkeys([*tokens, "<|startoftext|>", "<|endoftext|>"]))
     return CLIPTokenizer(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -286,3 +290,18 @@ def test_captions_that_are_longer_than_the_context_are_told_once(tiny, tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         TextEncoderTask(recipe, tmp_path / "run")
+
+
+def test_every_process_learns_the_same_vocabulary():
+    program = (
+        "from training.data.shapes import ShapesSource; from training.vocabulary import build_tokenizer\n"
+        "source = ShapesSource('train', 40, 32)\n"
+        "print(build_tokenizer([source.caption(row) for row in range(40)], 600, 16).backend_tokenizer.to_str())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE) for _ in range(5)
+    ]
+    learnt = {process.communicate()[0] for process in processes}
+    assert len(learnt) == 1
+    assert b"circle" in learnt.pop()
