@@ -238,7 +238,7 @@ def score(options: argparse.Namespace) -> None:
     tallies = ceilings(judge, data, options.seed)
     texts = [scoring.table(title, columns) for title, columns in tallies.items() if columns["all"]["style"].total]
     print("\n\n".join(texts), flush=True)
-    drawn_sheets: dict[str, Image.Image] = {}
+    drawn_sheets: dict[str, Image.Image | None] = {}
     report: dict[str, Any] = {"judge": str(folder), "judge_accuracy": _plain(tallies)}
     if artist:
         report |= {"settings": artist.settings, "splits": {}, "cases": []}
@@ -247,28 +247,24 @@ def score(options: argparse.Namespace) -> None:
         for split in SPLITS:
             chosen = {index: case for index, case in cases.items() if case.split == split}
             if chosen:
-                texts += _score_split(split, chosen, data, judge, artist, report, drawn_sheets)
+                tables, drawn_sheets[split] = _score_split(split, chosen, data, judge, artist, report)
+                texts += tables
         report["throughput"] = artist.throughput()
         drawn = report["throughput"]
         texts.append(f"drew {drawn['pictures']} pictures in this run, {drawn['per_second']:.2f} a second")
         print(texts[-1])
     for split, page in drawn_sheets.items():
-        page.save(pages[split])
+        if page:
+            page.save(pages[split])
     report_json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     report_text.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
     print(report_json)
 
 
 def _score_split(
-    split: str,
-    chosen: dict[int, Case],
-    data: Data,
-    judge: Judge,
-    artist: Studio,
-    report: dict[str, Any],
-    drawn_sheets: dict[str, Image.Image],
-) -> list[str]:
-    """Draws and judges one split, adds to the report and its sheet to `drawn_sheets`; returns its tables."""
+    split: str, chosen: dict[int, Case], data: Data, judge: Judge, artist: Studio, report: dict[str, Any]
+) -> tuple[list[str], Image.Image | None]:
+    """Draws and judges one split and adds to the report; returns its tables, and its sheet where one is wanted."""
     cases, unseen_ids = list(chosen.values()), set(judge.notes.get("unseen", []))
     drawn = list(artist.draw([case.caption for case in cases], [case.id for case in cases]))
     verdicts, of_real = judge.look_at(drawn), look_at_real(judge, data, list(chosen))
@@ -298,9 +294,7 @@ def _score_split(
         )
         if len(tiles) < artist.options.sheet_pictures:
             tiles.append(tile(case, verdict, picture, data.picture(index), names))
-    if tiles:
-        drawn_sheets[split] = sheets.contact_sheet(tiles)
-    return texts
+    return texts, sheets.contact_sheet(tiles) if tiles else None
 
 
 def _plain(tallies: dict[str, dict[str, Tally]]) -> dict[str, Any]:

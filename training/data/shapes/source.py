@@ -27,9 +27,8 @@ class ShapesSource:
     """Its pictures are made here, so a scan need not look at them."""
 
     def __init__(self, split: str = "train", length: int = 100_000, resolution: int = 64, seed: int = 0) -> None:
-        scene(seed, split, 0)  # fails for an unknown split
         self.split, self.length, self.resolution, self.seed = split, length, resolution, seed
-        first = [scene(seed, split, index) for index in range(64)]
+        first = [scene(seed, split, index) for index in range(64)]  # fails for an unknown split
         facts = {
             "world": [world.COLOURS, world.BACKGROUNDS, world.SHAPES, world.SIZES],
             # So many that a change of how scenes are drawn shows.
