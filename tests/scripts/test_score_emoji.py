@@ -147,7 +147,7 @@ def test_a_bad_recipe_of_the_judge_is_one_line(
         (["--guidance-scale", "nan"], "guidance_scale=nan"),
         (["--train", "some"], "expected a whole number, or all"),
         (["--scheduler", "dimm"], "did you mean"),
-        (["--data", "nowhere/here"], "no such file or folder"),
+        (["--data", "nowhere/here/too"], "no such file or folder"),
         (["--judge", "nowhere"], "nowhere/config.json is missing"),
         (["--model", "nowhere/at/all"], "no model folder"),
         (["--colour", "red"], "unrecognized arguments"),
