@@ -35,9 +35,9 @@ def default_dtype(device: str | torch.device) -> torch.dtype:
     A CPU without AMX or AVX512-BF16 emulates bfloat16 hundreds of times slower than float32, so it must show one of
     the two; float16 is never chosen, since the VAEs of the wild overflow in it.
     """
-    kind = torch.device(device).type
-    has_bfloat16 = {"cpu": _cpu_has_bfloat16, "cuda": _cuda_has_bfloat16}.get(kind, lambda: False)
-    return torch.bfloat16 if has_bfloat16() else torch.float32
+    device = torch.device(device)
+    has_bfloat16 = {"cpu": _cpu_has_bfloat16, "cuda": _cuda_has_bfloat16}.get(device.type, lambda _: False)
+    return torch.bfloat16 if has_bfloat16(device) else torch.float32
 
 
 def parse_device(device: str | torch.device | None) -> torch.device:
@@ -93,11 +93,11 @@ def require_compiler(device: str | torch.device) -> None:
         ) from error
 
 
-def _cuda_has_bfloat16() -> bool:
+def _cuda_has_bfloat16(device: torch.device) -> bool:
     # Emulated bfloat16 (before Ampere) is slower than float32.
-    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
+    return torch.cuda.is_available() and torch.cuda.get_device_capability(device)[0] >= 8
 
 
-def _cpu_has_bfloat16() -> bool:
+def _cpu_has_bfloat16(_: torch.device) -> bool:
     probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(probe is not None and probe() for probe in probes)

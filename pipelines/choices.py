@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 import warnings
 from typing import Any
 
+import torch
 from diffusers import schedulers as diffusers_schedulers
 from diffusers.schedulers import KarrasDiffusionSchedulers
 
@@ -38,12 +40,15 @@ _OF_THEIR_OWN_MODELS = frozenset(
         "FlowMatchHeunDiscreteScheduler",
     }
 )
+# Their noise comes from no generator, so a picture would not belong to its seed.
+_WITHOUT_GENERATOR = frozenset({"DPMSolverSDEScheduler"})
 _MORE = ("DDIMParallelScheduler", "DDPMParallelScheduler", "LCMScheduler", "TCDScheduler")
 
 
 def scheduler_names() -> list[str]:
     """The classes that suit any Stable Diffusion model and can run here, ours and diffusers'."""
-    suitable = {*(scheduler.name for scheduler in KarrasDiffusionSchedulers), *_MORE} - _OF_THEIR_OWN_MODELS
+    suitable = {*(scheduler.name for scheduler in KarrasDiffusionSchedulers), *_MORE}
+    suitable -= _OF_THEIR_OWN_MODELS | _WITHOUT_GENERATOR
     return sorted(name for name in suitable if not _lacks(getattr(diffusers_schedulers, name)))
 
 
@@ -62,6 +67,8 @@ def scheduler_class(name: str, of_model: bool = False) -> type[Any]:
     class_name = _ALIASES.get(wanted) or known.get(wanted)
     suitable = scheduler_names()
     if class_name:
+        if class_name in _WITHOUT_GENERATOR:
+            raise ValueError(f"{class_name} takes no seed for its noise; choose one of {', '.join(suitable)}")
         found = getattr(our_schedulers, class_name, None) or getattr(diffusers_schedulers, class_name, None)
         if lacking := _lacks(found):
             raise ValueError(f"scheduler {name!r} needs the packages {', '.join(lacking)}; install them")
@@ -100,14 +107,17 @@ def make_scheduler(choice: Any, current: Any) -> Any:
         return scheduler
     if not (hasattr(choice, "set_timesteps") and hasattr(choice, "step")):
         raise ValueError(f"scheduler {choice!r}; expected a name or an object with set_timesteps and step")
+    if (name := type(choice).__name__) in _WITHOUT_GENERATOR:
+        warnings.warn(f"{name} takes no seed for its noise: its pictures do not belong to their seeds", stacklevel=3)
     return choice
 
 
 def check_steps(scheduler: Any, steps: int) -> None:
-    """Check that a sampler can take so many steps; its timesteps are set to them.
+    """Check that a sampler can take so many steps of this model; its timesteps are set to them.
 
     Raises:
-        ValueError: There are more than the model was trained at, or this sampler needs more.
+        ValueError: There are more than the model was trained at; or this sampler needs more, or cannot use what the
+            model predicts.
     """
     name = type(scheduler).__name__
     trained = getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
@@ -115,10 +125,23 @@ def check_steps(scheduler: Any, steps: int) -> None:
         raise ValueError(f"num_inference_steps={steps}; this model was trained at {trained} timesteps, use no more")
     try:
         scheduler.set_timesteps(steps)
+        _rehearse(scheduler)
+        scheduler.set_timesteps(steps)
     except (ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
         raise ValueError(
-            f"{name} cannot sample in num_inference_steps={steps} ({error}); use more, or another scheduler"
+            f"{name} cannot sample this model in num_inference_steps={steps} ({error}); use more, or another scheduler"
         ) from error
+
+
+def _rehearse(scheduler: Any) -> None:
+    """Take the first step with nothing in hand: samplers look at the kind of prediction only then."""
+    learns_variance = str(getattr(getattr(scheduler, "config", None), "variance_type", "")).startswith("learned")
+    sample, first = torch.zeros(1, 1, 1, 1), scheduler.timesteps[0]
+    if hasattr(scheduler, "scale_model_input"):
+        sample = scheduler.scale_model_input(sample, first)
+    prediction = torch.zeros(1, 2 if learns_variance else 1, 1, 1)
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    scheduler.step(prediction, first, sample, **({"generator": torch.Generator()} if takes_generator else {}))
 
 
 def adapt_scheduler(scheduler: Any) -> None:

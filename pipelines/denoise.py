@@ -66,6 +66,7 @@ def denoise(pipe: Any, latents: Tensor, run: Denoising, tick: Callable[[], objec
         FloatingPointError: The latents are no longer finite.
     """
     unet, scheduler = pipe.unet, run.scheduler
+    dtype = unet.dtype  # asked once: diffusers looks through the whole network for it
     extra = _step_options(scheduler, run)
     scale_input = getattr(scheduler, "scale_model_input", lambda sample, timestep: sample)
     both = TextConditioning.cat(
@@ -81,7 +82,7 @@ def denoise(pipe: Any, latents: Tensor, run: Denoising, tick: Callable[[], objec
             both = _fitting(both, len(latents), guided)
             text = _project(unet, both)
         sample = scale_input(torch.cat([latents, latents]) if guided else latents, t)
-        sample = sample.to(unet.dtype, memory_format=torch.channels_last)
+        sample = sample.to(dtype, memory_format=torch.channels_last)
         prediction = unet(sample, t, return_dict=False, **text)[0].float()
         if guided:
             unconditional, conditional = prediction.chunk(2)
@@ -104,7 +105,7 @@ def denoise(pipe: Any, latents: Tensor, run: Denoising, tick: Callable[[], objec
         tick()
     if not latents.isfinite().all():
         raise FloatingPointError(
-            f"the {unet.dtype} U-Net led to latents with NaN or infinity after {len(scheduler.timesteps)} steps; use "
+            f"the {dtype} U-Net led to latents with NaN or infinity after {len(scheduler.timesteps)} steps; use "
             "another scheduler or more steps, a smaller guidance scale, or torch_dtype=torch.float32"
         )
     return latents

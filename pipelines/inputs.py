@@ -148,7 +148,8 @@ def image_seeds(seed: Any, count: int) -> list[int]:
 
 
 def _is_list(seed: Any) -> bool:
-    return isinstance(seed, (list, tuple)) or (hasattr(seed, "tolist") and getattr(seed, "ndim", 0) == 1)
+    is_array = hasattr(seed, "tolist") and getattr(seed, "ndim", 0) == 1
+    return is_array or (isinstance(seed, Sequence) and not isinstance(seed, (str, bytes)))
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,13 @@ _NO_WEIGHT = re.compile(r"(.*\.)?position_ids")
 
 
 class HubOptions(NamedTuple):
-    """How to reach the Hub; the keywords are those of `huggingface_hub`."""
+    """How to reach the Hub, in the keywords of `huggingface_hub`, and the parts that need not be fetched."""
 
     revision: str | None = None
     cache_dir: str | Path | None = None
     token: str | bool | None = None
     local_files_only: bool = False
+    without: frozenset[str] = frozenset()
 
 
 class _Part(NamedTuple):
@@ -315,7 +316,15 @@ def _fetch(repo: str, variant: str | None, hub: HubOptions) -> Path:
         except Exception as error:  # the Hub's client has no common class for "the network does not answer"
             problem = error
         else:
-            return _download(repo, info.sha, {file.rfilename for file in info.siblings or []}, variant, hub)
+            try:
+                return _download(repo, info.sha, {file.rfilename for file in info.siblings or []}, variant, hub)
+            except (ValueError, OSError):
+                raise
+            except Exception as error:  # a connection that breaks off has no common class either
+                raise OSError(
+                    f"the download of {repo} broke off ({type(error).__name__}: {error}); run it again, what is there "
+                    "is kept"
+                ) from error
     try:
         # Asked for the index alone: a download takes less than the whole repository, and all parts are checked later.
         where: dict[str, Any] = {"revision": hub.revision, "cache_dir": hub.cache_dir, "allow_patterns": [INDEX]}
@@ -333,7 +342,7 @@ def _download(repo: str, revision: str | None, files: set[str], variant: str | N
     where: dict[str, Any] = {"cache_dir": hub.cache_dir, "token": hub.token}
     index = read_index(Path(hf_hub_download(repo, INDEX, revision=revision, **where)).parent)
     wanted = [INDEX]
-    for name, part in PARTS.items():
+    for name, part in ((name, part) for name, part in PARTS.items() if name not in hub.without):
         names = {file.removeprefix(f"{name}/") for file in files if file.startswith(f"{name}/")}
         small = [file for file in names if file.endswith((".json", ".txt")) and ".index." not in file]
         if part.stem and isinstance(index.get(name), list):

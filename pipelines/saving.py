@@ -43,6 +43,7 @@ def save_folder(
         ValueError: A component is None, or diffusers has no class of its name.
         OSError: The folder cannot be written.
     """
+    parts = {name: getattr(part, "_orig_mod", part) for name, part in parts.items()}  # what torch.compile wraps
     index = _index(parts, generation)
     _warn_of_extensions(parts)
     if folder.exists() and not folder.is_dir():

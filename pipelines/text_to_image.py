@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
+from packaging.version import Version
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -33,6 +34,15 @@ _OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], Callable[[list], Any]]] = {
     "pt": (lambda pictures: pictures, torch.cat),
     "latent": (lambda latents: latents, torch.cat),
 }
+
+# What pipelines of diffusers are told by many and is so here in any case, and the values that say so.
+_AS_IT_IS: dict[str, tuple[Any, ...]] = {
+    "use_safetensors": (None, True),
+    "safety_checker": (None,),
+    "feature_extractor": (None,),
+    "requires_safety_checker": (None, False),
+}
+_OLD_SIZE = 64  # latents of Stable Diffusion 1
 
 
 @dataclass
@@ -82,6 +92,7 @@ class TextToImagePipeline(DiffusionPipeline):
         check_fit(vae, text_encoder, unet, tokenizer)
         if scheduler is not None:
             adapt_scheduler(scheduler)
+        _adapt_size(unet)
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         for module in (vae, unet):
             module.to(memory_format=torch.channels_last)
@@ -119,12 +130,17 @@ class TextToImagePipeline(DiffusionPipeline):
             cache_dir: Where the Hub's files are kept.
             token: Access token for the Hub.
             local_files_only: Do not ask the Hub; use what is in its cache.
-            **components: Parts to take instead of the model's: vae, text_encoder, tokenizer, unet.
+            **components: Parts to take instead of the model's: vae, text_encoder, tokenizer, unet. What diffusers'
+                pipelines are often told and is so here (`use_safetensors=True`, `safety_checker=None`) may be said.
 
         Raises:
             FileNotFoundError: There is no such model, or a file of it is missing.
             ValueError: A file of it is damaged, pickled or of another kind of model; or an option makes no sense.
+            OSError: The Hub's files cannot be fetched whole.
         """
+        for name in _AS_IT_IS.keys() & components.keys():
+            if (value := components.pop(name)) not in _AS_IT_IS[name]:
+                raise ValueError(f"{name}={value!r} is not supported; leave it out")
         if dtype is not None and torch_dtype is not None:
             raise ValueError("both dtype and torch_dtype were given; give one of them")
         target = parse_device(device)
@@ -136,7 +152,8 @@ class TextToImagePipeline(DiffusionPipeline):
             scheduler_class(named)
         elif scheduler is not None:
             components["scheduler"] = make_scheduler(scheduler, None)
-        folder = locate(model, variant, HubOptions(revision, cache_dir, token, local_files_only))
+        hub = HubOptions(revision, cache_dir, token, local_files_only, without=frozenset(components))
+        folder = locate(model, variant, hub)
         index = read_index(folder)
         generation = stated_generation(index)
         parts = load_parts(folder, index, wanted_dtype, variant, components)
@@ -144,6 +161,28 @@ class TextToImagePipeline(DiffusionPipeline):
         pipe = cls(**parts, generation=generation)
         pipe.register_to_config(_name_or_path=str(model or folder))
         return pipe.to(target)
+
+    @classmethod
+    def from_pipe(  # type: ignore[override]
+        cls, pipeline: DiffusionPipeline, torch_dtype: torch.dtype | None = None, **components: Any
+    ) -> TextToImagePipeline:
+        """Make a pipeline of another one's parts, which it shares: ours, or diffusers' Stable Diffusion.
+
+        Args:
+            pipeline: Where the parts come from, and the defaults of a call if it has them.
+            torch_dtype: What to compute in from now on; the parts of `pipeline` are converted too.
+            **components: Parts to take instead.
+
+        Raises:
+            ValueError: A part is missing, or the parts do not fit each other.
+        """
+        if unknown := sorted(set(components) - set(PARTS)):
+            raise TypeError(f"from_pipe has no option {', '.join(unknown)}; components are {', '.join(PARTS)}")
+        parts = {**pipeline.components, **components}
+        if missing := [name for name in PARTS if name not in parts]:
+            raise ValueError(f"{type(pipeline).__name__} has no {', '.join(missing)}; give them, or another pipeline")
+        made = cls(**{name: parts[name] for name in PARTS}, generation=getattr(pipeline, "generation", None))
+        return made if torch_dtype is None else made.to(torch_dtype)
 
     def save_pretrained(  # type: ignore[override]
         self,
@@ -386,6 +425,18 @@ def _text_width(unet: Any) -> int | None:
     """Channels of the text tokens that `unet` reads."""
     width = unet.config.encoder_hid_dim or unet.config.cross_attention_dim
     return width[0] if isinstance(width, (list, tuple)) else width
+
+
+def _adapt_size(unet: Any) -> None:
+    """Make an old Stable Diffusion draw at 512 pixels where its folder says less, and warn of it, as diffusers does."""
+    size, written_by = unet.config.sample_size, unet.config.get("_diffusers_version")
+    if written_by and Version(str(written_by)) < Version("0.9.0.dev0") and isinstance(size, int) and size < _OLD_SIZE:
+        warnings.warn(
+            f"changed the U-Net's sample_size={size} to {_OLD_SIZE}, which models that diffusers {written_by} wrote "
+            "were trained at",
+            stacklevel=3,
+        )
+        unet.register_to_config(sample_size=_OLD_SIZE)
 
 
 def check_fit(vae: Any, text_encoder: Any, unet: Any, tokenizer: Any = None) -> None:

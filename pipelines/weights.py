@@ -33,8 +33,8 @@ def weight_name(names: Collection[str], stem: str, variant: str | None, where: s
     for name in [*asked[::order], *plain[::order]]:
         if name in names:
             return name
-    others = {match.group(1) for name in names if (match := re.fullmatch(rf"{stem}\.([\w-]+)\.safetensors", name))}
-    others |= {m.group(1) for name in names if (m := re.fullmatch(rf"{stem}\.safetensors\.index\.(\w+)\.json", name))}
+    whole, index = rf"{stem}\.(\w+)\.safetensors", rf"{stem}\.safetensors\.index\.(\w+)\.json"
+    others = {match.group(1) for name in names if (match := re.fullmatch(whole, name) or re.fullmatch(index, name))}
     if others:
         choices = " or ".join(f"variant={other!r}" for other in sorted(others))
         raise FileNotFoundError(f"{where} has no {asked[0]}, but other weights; pass {choices} to load those")

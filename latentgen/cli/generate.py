@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("prompts", metavar="PROMPT", nargs="+", help="what the picture shows; several sentences for several pictures")
     add("--model", metavar="MODEL", help="a model folder or a Hub id; default: the bundled model")
+    add("--variant", metavar="NAME", help="which weights to take where the model has several, such as fp16")
     add("--out", metavar="PATH", help="a .png, .jpg or .webp file, or a folder; default: the current folder")
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--num-images", metavar="N", type=int, help="pictures of each prompt; default: 1, or one for each seed")
@@ -62,7 +63,11 @@ def run(argv: list[str]) -> int:
     from pipelines import TextToImagePipeline
 
     pipe = TextToImagePipeline.from_pretrained(
-        options.model, torch_dtype=options.dtype, device=options.device, scheduler=options.scheduler
+        options.model,
+        torch_dtype=options.dtype,
+        device=options.device,
+        variant=options.variant,
+        scheduler=options.scheduler,
     )
     told = _parameters(pipe, options.model, wanted)
     for first in range(0, len(prompts), options.batch_size):

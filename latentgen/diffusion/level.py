@@ -57,14 +57,7 @@ class Level:
 
         Floats pass as they are, and so does the shape of any other tensor.
         """
-
-        def fit(part: Tensor | float) -> Tensor | float:
-            if not isinstance(part, Tensor):
-                return part
-            part = part.to(device=like.device, dtype=like.dtype)
-            return part.reshape(-1, *[1] * (like.ndim - 1)) if part.ndim == 1 else part
-
-        return Level(fit(self.alpha), fit(self.sigma))
+        return Level(fitting(self.alpha, like), fitting(self.sigma, like))
 
 
 #: No noise at all: where every sampler ends.
@@ -81,6 +74,14 @@ def diffuse(x0: Tensor, eps: Tensor, level: Level) -> Tensor:
     """
     level = level.to(x0)
     return combine(level.alpha, x0, level.sigma, eps)
+
+
+def fitting(part: Tensor | float, like: Tensor) -> Tensor | float:
+    """A coefficient that broadcasts over `like`; see `Level.to`."""
+    if not isinstance(part, Tensor):
+        return part
+    part = part.to(device=like.device, dtype=like.dtype)
+    return part.reshape(-1, *[1] * (like.ndim - 1)) if part.ndim == 1 else part
 
 
 def is_constant(value: Tensor | float, constant: float) -> bool:

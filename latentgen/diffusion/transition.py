@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latentgen.diffusion.level import Level, combine, diffuse
+from latentgen.diffusion.level import Level, combine, diffuse, fitting
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class ReverseStep:
         if noise is None:
             return mean
         deviation = self.deviation(eta) if deviation is None else deviation
-        return combine(1.0, mean, Level(deviation, deviation).to(noise).sigma, noise)
+        return combine(1.0, mean, fitting(deviation, noise), noise)
 
     def direction(self, eta: float) -> Tensor | float:
         """How much of the noise found in x is kept, sqrt(sigma_nxt^2 - deviation^2)."""

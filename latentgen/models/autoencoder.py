@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from latentgen.models.base import StrictModel, at_least, groups_fit, supported
+from latentgen.models.base import Checkpointed, StrictModel, at_least, groups_fit, supported
 from latentgen.models.posterior import DiagonalGaussian
 from latentgen.models.resnet import activation
 from latentgen.models.unet_blocks import DownEncoderBlock2D, UNetMidBlock2D, UpDecoderBlock2D
@@ -35,18 +35,12 @@ class DecoderOutput(BaseOutput):
     sample: Tensor
 
 
-class _Stack(nn.Module):
-    """Modules run one after another, each under gradient checkpointing where that is switched on."""
-
-    gradient_checkpointing = False
-    _gradient_checkpointing_func: Callable[..., Tensor]
+class _Stack(Checkpointed):
+    """Modules run one after another."""
 
     def run(self, modules: Sequence[nn.Module], x: Tensor) -> Tensor:
         for module in modules:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = self._gradient_checkpointing_func(module, x)
-            else:
-                x = module(x)
+            x = self.through(module, x)
         return x
 
 
@@ -147,7 +141,6 @@ class AutoencoderKL(StrictModel):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules: Any = ["ResnetBlock2D", "SpatialAttention"]
 
     @register_to_config
     def __init__(

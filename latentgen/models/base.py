@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
 
 from latentgen.configuration import check_types
 from latentgen.models.attention import BACKENDS, DEFAULT_BACKEND, Attention
@@ -92,6 +95,19 @@ def groups_fit(name: str, channels: int, groups: int) -> None:
         )
 
 
+class Checkpointed(nn.Module):
+    """A module whose parts can run under gradient checkpointing; `enable_gradient_checkpointing` of a model sets it."""
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Tensor]
+
+    def through(self, part: nn.Module, *inputs: Any) -> Tensor:
+        """What `part` makes of `inputs`."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(part, *inputs)
+        return part(*inputs)
+
+
 class StrictModel(ModelMixin, ConfigMixin):
     """A diffusers model whose folder either fits whole or is refused.
 
@@ -100,6 +116,9 @@ class StrictModel(ModelMixin, ConfigMixin):
     """
 
     config_name: Any = "config.json"
+    # Text is projected for all levels at once, by layers of blocks that have not run yet: no block can be left behind
+    # on another device until then.
+    _supports_group_offloading = False
     _internal_dict: Any
 
     @property
@@ -157,21 +176,25 @@ class StrictModel(ModelMixin, ConfigMixin):
                 `output_loading_info=True` a pair (model, info) is returned.
 
         Raises:
-            ValueError: A tensor is missing, left over or of another shape; or the configuration is not supported.
+            ValueError: A tensor is missing, left over or of another shape; the configuration is not supported; or
+                pickled weights were asked for.
             FileNotFoundError: There is no such folder, or it holds no configuration.
             OSError: A file in it cannot be read.
         """
         with_info = kwargs.pop("output_loading_info", False)
-        if kwargs.get("use_safetensors") is None:
+        if kwargs.setdefault("use_safetensors", True) is None:
             kwargs["use_safetensors"] = True  # diffusers would fall back to pickle
+        if not kwargs["use_safetensors"]:
+            raise ValueError("use_safetensors=False asks for pickles, which may run code; only safetensors are read")
         try:
             loaded: Any = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         except OSError as error:
             place = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
             if (place / cls.config_name).is_file():
                 raise
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise FileNotFoundError(
-                f"{place} is no folder with a {cls.config_name} here, and the Hub does not give it; "
+                f"{place} is no folder with a {cls.config_name} here, and the Hub does not give it ({reason}); "
                 f"expected the folder or Hub id of a saved {cls.__name__}"
             ) from error
         except (RuntimeError, ValueError) as error:
@@ -186,10 +209,13 @@ class StrictModel(ModelMixin, ConfigMixin):
             # An index may promise weights that its shards do not hold; diffusers leaves those without storage.
             tensors = [*model.named_parameters(), *model.named_buffers()]
             info["missing_keys"] = [*info["missing_keys"], *(name for name, tensor in tensors if tensor.is_meta)]
+        # Of a tensor that does not fit diffusers tells the name and both shapes.
+        info["mismatched_keys"] = [one if isinstance(one, str) else one[0] for one in info["mismatched_keys"]]
+        kinds = {"missing_keys": "missing", "unexpected_keys": "unexpected", "mismatched_keys": "of another shape"}
         problems = [
             f"{len(set(info[kind]))} {label} ({', '.join(sorted(set(info[kind]))[:_NAMES_SHOWN])}, ...)"
-            for kind, label in (("missing_keys", "missing"), ("unexpected_keys", "unexpected"))
-            if info.get(kind)
+            for kind, label in kinds.items()
+            if info[kind]
         ]
         if problems:
             raise ValueError(
@@ -212,6 +238,15 @@ class StrictModel(ModelMixin, ConfigMixin):
     def reset_attention_backend(self) -> None:
         """Back to the default backend."""
         self.set_attention_backend(DEFAULT_BACKEND)
+
+    def set_attention_slice(self, slice_size: Any) -> None:
+        """The switch of diffusers' pipelines for attention in slices, which would do nothing here in silence.
+
+        Raises:
+            ValueError: It was switched on.
+        """
+        if slice_size is not None:
+            raise ValueError(f"attention in slices is not among the backends; choose one of {sorted(BACKENDS)} instead")
 
     def set_use_memory_efficient_attention_xformers(self, valid: bool, attention_op: Any = None) -> None:
         """The switch for xformers of diffusers, which would do nothing here in silence.

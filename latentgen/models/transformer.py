@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentgen.models.attention import Attention
+from latentgen.models.base import Checkpointed
 from latentgen.models.resnet import PointwiseConv
 
 
@@ -105,7 +106,7 @@ class BasicTransformerBlock(nn.Module):
         return x + self.ff(self.norm3(x))
 
 
-class Transformer2DModel(nn.Module):
+class Transformer2DModel(Checkpointed):
     """Transformer blocks over the positions of a feature map (appendix E.2.1 of arXiv 2112.10752).
 
     Args:
@@ -113,9 +114,6 @@ class Transformer2DModel(nn.Module):
         depth: Number of blocks.
         options: What all transformers of the level share.
     """
-
-    gradient_checkpointing = False
-    _gradient_checkpointing_func: Callable[..., Tensor]
 
     def __init__(self, channels: int, depth: int, options: TransformerOptions) -> None:
         super().__init__()
@@ -132,10 +130,7 @@ class Transformer2DModel(nn.Module):
         hidden = self.norm(x)
         hidden = self.proj_in(_tokens(hidden)) if self.linear else _tokens(self.proj_in(hidden))
         for block in self.transformer_blocks:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                hidden = self._gradient_checkpointing_func(block, hidden, text)
-            else:
-                hidden = block(hidden, text)
+            hidden = self.through(block, hidden, text)
         hidden = _feature_map(self.proj_out(hidden), size) if self.linear else self.proj_out(_feature_map(hidden, size))
         return x + hidden
 

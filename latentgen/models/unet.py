@@ -107,7 +107,6 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules: Any = ["BasicTransformerBlock", "ResnetBlock2D", "UpBlock2D"]
     _skip_layerwise_casting_patterns: Any = ["norm"]
     _repeated_blocks = ["BasicTransformerBlock"]
 

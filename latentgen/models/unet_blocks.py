@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from latentgen.models.attention import SpatialAttention
-from latentgen.models.base import groups_fit, per_level, required, supported
+from latentgen.models.base import Checkpointed, groups_fit, per_level, required, supported
 from latentgen.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from latentgen.models.transformer import TextProjections, Transformer2DModel, TransformerOptions
 
@@ -74,11 +74,8 @@ class UNetMidBlock2D(nn.Module):
         return x
 
 
-class _Level(nn.Module):
+class _Level(Checkpointed):
     """Residual blocks with a transformer after each, or without; each under gradient checkpointing where asked for."""
-
-    gradient_checkpointing = False
-    _gradient_checkpointing_func: Callable[..., Tensor]
 
     def __init__(
         self,
@@ -100,9 +97,7 @@ class _Level(nn.Module):
 
     def resnet(self, i: int, x: Tensor, temb: Tensor) -> Tensor:
         """The i-th residual block."""
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(self.resnets[i], x, temb)
-        return self.resnets[i](x, temb)
+        return self.through(self.resnets[i], x, temb)
 
     def look(self, i: int, x: Tensor, text: TextProjections) -> Tensor:
         """The i-th transformer, which checkpoints its own blocks."""

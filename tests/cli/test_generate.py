@@ -64,6 +64,15 @@ def test_a_picture_is_that_of_the_pipeline_and_says_what_it_was_made_from(genera
     assert [path.name for path in Path("new").iterdir()] == ["apple.png"]
 
 
+def test_a_variant_of_the_weights_can_be_asked_for(generate, tiny_folder, tmp_path) -> None:
+    TextToImagePipeline.from_pretrained(tiny_folder, dtype="float32").save_pretrained(tmp_path / "m", variant="fp16")
+    status, _, error = generate(APPLE, "--model", tmp_path / "m", "--out", "x.png")
+    assert status == 2
+    assert "pass variant='fp16'" in error
+    status, lines, _ = generate(APPLE, "--model", tmp_path / "m", "--variant", "fp16", "--out", "x.png")
+    assert (status, lines) == (0, ["x.png"])
+
+
 def test_several_pictures_are_numbered_or_named_in_a_folder(generate) -> None:
     status, lines, _ = generate(APPLE, "a face", "--num-images", 2, "--seed", 5, "--out", "x.webp", "--batch-size", 3)
     assert (status, lines) == (0, ["x-0.webp", "x-1.webp", "x-2.webp", "x-3.webp"])
@@ -188,7 +197,7 @@ def test_bad_arguments_are_found_before_the_model_is_looked_for(
         (["--height", "15"], "height=15 is not a multiple of 2"),
         (["--height", "1180591620717411303424"], "expected at most 65536 pixels"),
         (["--steps", "100000000000000000000"], "this model was trained at 1000 timesteps"),
-        (["--scheduler", "pndm", "--steps", "2"], "PNDMScheduler cannot sample in num_inference_steps=2"),
+        (["--scheduler", "pndm", "--steps", "2"], "PNDMScheduler cannot sample this model in num_inference_steps=2"),
         (["--scheduler", "k_euler"], "did you mean 'EulerDiscreteScheduler'"),
         (["--model", "~nobody-of-that-name/x"], "there is no model folder ~nobody-of-that-name/x"),
     ],

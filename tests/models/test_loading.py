@@ -146,6 +146,8 @@ def test_weight_of_another_shape_is_refused(saved: tuple[type, Path], folder: Pa
         saved[0].from_pretrained(folder, **options)
     assert "[3, 5]" in str(refusal.value)
     assert "\n" not in str(refusal.value)
+    with pytest.raises(ValueError, match=f"1 of another shape .{name}"):
+        saved[0].from_pretrained(folder, ignore_mismatched_sizes=True, **options)
 
 
 def test_half_a_file_is_refused(saved: tuple[type, Path], folder: Path) -> None:
@@ -169,6 +171,8 @@ def test_pickle_is_not_read_unasked(saved: tuple[type, Path], folder: Path) -> N
         saved[0].from_pretrained(folder)
     with pytest.raises(OSError, match=WEIGHTS):
         saved[0].from_pretrained(folder, use_safetensors=None)
+    with pytest.raises(ValueError, match="use_safetensors=False asks for pickles"):
+        saved[0].from_pretrained(folder, use_safetensors=False)
 
 
 def test_missing_folder(saved: tuple[type, Path], tmp_path: Path) -> None:
@@ -196,6 +200,15 @@ def test_every_model_is_strict_and_is_a_diffusers_model() -> None:
         assert issubclass(model, StrictModel)
         assert issubclass(model, diffusers.ModelMixin)
         assert issubclass(model, diffusers.ConfigMixin)
+
+
+def test_memory_switches_that_would_do_nothing_or_break_are_refused() -> None:
+    unet = UNet2DConditionModel(**UNET)
+    with pytest.raises(ValueError, match=r"slices.*sdpa"):
+        unet.set_attention_slice("auto")
+    unet.set_attention_slice(None)
+    with pytest.raises(ValueError, match="does not support"):
+        unet.enable_group_offload(torch.device("cpu"), offload_type="block_level", num_blocks_per_group=1)
 
 
 def test_xformers_switch_and_unknown_backend_are_refused() -> None:

@@ -22,7 +22,7 @@ TOLERANCE = 1e-4
 
 # Schedulers that a Stable Diffusion model cannot be drawn with here, and why.
 LEFT_OUT = {
-    "DPMSolverSDEScheduler": "needs torchsde, which is no dependency",
+    "DPMSolverSDEScheduler": "takes no seed for its noise",
 }
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
+import inspect
+import re
 
 import diffusers
 import pytest
+import torch
 
 import latentgen
-from pipelines.choices import make_scheduler, scheduler_class, scheduler_names
+from pipelines.choices import check_steps, make_scheduler, scheduler_class, scheduler_names
 
 
 @pytest.mark.parametrize(
@@ -36,12 +38,43 @@ def test_unknown_names_are_refused_with_the_choices(name: object) -> None:
         scheduler_class(name)
 
 
-def test_a_scheduler_whose_package_is_missing_says_so() -> None:
-    if importlib.util.find_spec("torchsde"):
-        pytest.skip("torchsde is installed")
-    with pytest.raises(ValueError, match="'DPMSolverSDEScheduler' needs the packages torchsde; install"):
-        scheduler_class("DPMSolverSDEScheduler")
+def test_a_scheduler_whose_package_is_missing_says_so(monkeypatch) -> None:
+    monkeypatch.setattr(diffusers.schedulers.EulerDiscreteScheduler, "_backends", ["torch", "torchsde"], raising=False)
+    with pytest.raises(ValueError, match="'euler' needs the packages torchsde; install"):
+        scheduler_class("euler")
+    assert "EulerDiscreteScheduler" not in scheduler_names()
+
+
+def test_a_sampler_whose_noise_has_no_seed_is_no_choice() -> None:
+    with pytest.raises(ValueError, match="DPMSolverSDEScheduler takes no seed for its noise; choose one of"):
+        scheduler_class("dpmsolversde")
     assert "DPMSolverSDEScheduler" not in scheduler_names()
+    unseeded = type("DPMSolverSDEScheduler", (latentgen.DDIMScheduler,), {})()
+    with pytest.warns(UserWarning, match="DPMSolverSDEScheduler takes no seed"):
+        assert make_scheduler(unseeded, None) is unseeded
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # diffusers' schedulers under numpy 2
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("name", scheduler_names())
+def test_a_sampler_takes_what_the_model_predicts_or_says_so_before_it_begins(name: str, prediction_type: str) -> None:
+    sampler = make_scheduler(name, latentgen.DDIMScheduler(prediction_type=prediction_type))
+    refusal = ""
+    try:
+        check_steps(sampler, 8)
+    except ValueError as error:
+        refusal = str(error)
+    if refusal:
+        assert prediction_type != "epsilon"
+        assert re.search(rf"{name} cannot sample this model .*prediction_type", refusal)
+        return
+    sample = torch.ones(2, 4, 8, 8)
+    options = {"generator": torch.Generator().manual_seed(0)}
+    known = {key: value for key, value in options.items() if key in inspect.signature(sampler.step).parameters}
+    for timestep in sampler.timesteps:
+        scaled = sampler.scale_model_input(sample, timestep)
+        sample = sampler.step(scaled / 2, timestep, sample, return_dict=False, **known)[0]
+    assert sample.shape == (2, 4, 8, 8)
 
 
 def test_another_sampler_keeps_the_noise_schedule() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from latentgen import TextToImagePipeline
+from latentgen.cli import script
 
 CALL = {"prompt": "a red apple", "seed": 1, "num_inference_steps": 2, "output_type": "np", "show_progress": False}
 load = partial(TextToImagePipeline.from_pretrained, torch_dtype=torch.float32, device="cpu")
@@ -59,7 +61,8 @@ class Hub(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if body:
-            self.wfile.write(content)
+            self.wfile.write(content[: self.server.most])
+            self.close_connection = True
 
     def log_message(self, *args: object) -> None:
         pass
@@ -68,7 +71,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.folder, server.asked = tiny_copy, []
+    server.folder, server.asked, server.most = tiny_copy, [], None
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
@@ -111,6 +114,27 @@ def test_a_hub_model_is_fetched_at_one_revision_and_then_found_offline(hub, tiny
         load("owner/tiny", cache_dir=tmp_path / "empty", local_files_only=True)
     with pytest.raises(FileNotFoundError, match="the Hub cannot be reached"):
         load("owner/tiny", cache_dir=tmp_path / "empty")
+
+
+def test_a_download_that_breaks_off_is_said_and_goes_on_later(hub, tmp_path) -> None:
+    hub.most = 1000
+    with pytest.raises(OSError, match=r"download of owner/tiny broke off .*; run it again") as told:
+        load("owner/tiny", cache_dir=tmp_path / "cache")
+    assert script.run(lambda: throw(told.value)) == 2
+    hub.most = None
+    load("owner/tiny", cache_dir=tmp_path / "cache")
+
+
+def throw(error: Exception) -> None:
+    raise error
+
+
+def test_parts_that_the_caller_brings_are_not_fetched(hub, tiny_folder, tmp_path) -> None:
+    mine = load(tiny_folder)
+    shutil.rmtree(hub.folder / "vae")
+    pipe = load("owner/tiny", cache_dir=tmp_path / "cache", unet=mine.unet, vae=mine.vae)
+    assert pipe.unet is mine.unet
+    assert not [path for path in hub.asked if "/unet/" in path]
 
 
 def test_a_hub_model_that_is_not_there_or_only_pickled(hub, tmp_path) -> None:

@@ -6,12 +6,14 @@ import json
 import pickle
 import shutil
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 import latentgen
@@ -23,6 +25,16 @@ CALL = {"prompt": "a red apple", "seed": 1, "num_inference_steps": 2, "output_ty
 
 def load(source: object, **options: object) -> TextToImagePipeline:
     return TextToImagePipeline.from_pretrained(source, **{"torch_dtype": torch.float32, "device": "cpu"} | options)
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What diffusers and transformers log, which reaches pytest only where they pass it on."""
+    for library in (diffusers, transformers):
+        library.utils.logging.enable_propagation()
+    yield caplog
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_propagation()
 
 
 def edit(path: Path, **changes: object) -> None:
@@ -41,7 +53,7 @@ def test_our_own_classes_are_loaded_from_a_folder_of_diffusers(tiny_folder) -> N
     assert not any(module.training for module in (pipe.unet, pipe.vae, pipe.text_encoder))
 
 
-def test_what_we_save_opens_in_diffusers_and_here_without_a_warning(tiny_folder, tmp_path, caplog, recwarn) -> None:
+def test_what_we_save_opens_in_diffusers_and_here_without_a_warning(tiny_folder, tmp_path, log, recwarn) -> None:
     pipe = load(tiny_folder)
     pipe.save_pretrained(tmp_path / "model")
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())
@@ -57,7 +69,7 @@ def test_what_we_save_opens_in_diffusers_and_here_without_a_warning(tiny_folder,
             assert loaded.keys() == expected.keys()
             assert all(torch.equal(loaded[key], expected[key]) for key in expected)
     assert np.array_equal(again(**CALL).images, pipe(**CALL).images)
-    assert not caplog.records
+    assert [record.getMessage() for record in log.records] == []
     assert not [warning for warning in recwarn if "diffusers" not in str(warning.filename)]
 
 
@@ -96,7 +108,7 @@ def test_half_precision_variants_and_shards(tiny_folder, tmp_path) -> None:
     load(folder, variant="fp16")
     # Only variants: the message says which.
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="pass variant='fp16'"):
+    with pytest.raises(FileNotFoundError, match=r"pass variant='fp16' to load those$"):
         load(folder)
     with pytest.raises(ValueError, match="no weights of variant 'fp99'"):
         load(tiny_folder, variant="fp99")
@@ -113,6 +125,14 @@ def test_of_a_whole_file_and_shards_side_by_side_the_checked_ones_are_read(tiny_
     next(home.glob("*-of-*.safetensors")).write_bytes(b"")
     with pytest.raises(ValueError, match="cut short or no safetensors file"):
         load(tiny_copy)
+
+
+def test_a_compiled_pipeline_is_saved_as_what_it_was(tiny_folder, tmp_path) -> None:
+    pipe = load(tiny_folder)
+    pipe.unet = torch.compile(pipe.unet, backend="eager")
+    pipe.save_pretrained(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert np.array_equal(again(**CALL).images, load(tiny_folder)(**CALL).images)
 
 
 def test_a_saved_model_does_not_say_where_its_parts_came_from(tiny_folder, tmp_path) -> None:
@@ -194,6 +214,10 @@ def test_options_of_loading(tiny_folder) -> None:
         load(tiny_folder, dtype="fp16")
     with pytest.raises(TypeError, match="no option unett"):
         load(tiny_folder, unett=None)
+    # What diffusers' pipelines are told and is so here.
+    load(tiny_folder, use_safetensors=True, safety_checker=None, requires_safety_checker=False)
+    with pytest.raises(ValueError, match="use_safetensors=False is not supported"):
+        load(tiny_folder, use_safetensors=False)
 
 
 # Folders that are not whole

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,13 @@ def test_a_single_prompt_is_drawn_once_for_each_seed_of_a_list(pipe) -> None:
     assert np.abs(result.images - draw(pipe, [APPLE] * 3, seed=[4, 2, 9], num_inference_steps=2)).max() <= SAME
 
 
+@pytest.mark.parametrize("kind", [range, np.arange, torch.arange, lambda *ends: tuple(np.arange(*ends))])
+def test_seeds_come_in_any_kind_of_sequence(pipe, kind) -> None:
+    result = pipe(APPLE, seed=kind(3, 5), num_inference_steps=2, output_type="np")
+    assert result.seeds == [3, 4]
+    assert np.array_equal(result.images, draw(pipe, APPLE, seed=[3, 4], num_inference_steps=2))
+
+
 def test_a_single_seed_counts_up_in_the_order_of_the_pictures(pipe) -> None:
     result = pipe([APPLE, FACE], seed=5, num_images_per_prompt=2, num_inference_steps=2, output_type="np")
     assert result.seeds == [5, 6, 7, 8]
@@ -90,7 +99,9 @@ def test_chance_seeds_are_told_and_draw_the_pictures_again(pipe) -> None:
     result = pipe(APPLE, num_images_per_prompt=2, num_inference_steps=2, output_type="np")
     again = draw(pipe, APPLE, num_images_per_prompt=2, seed=result.seeds, num_inference_steps=2)
     assert np.array_equal(result.images, again)
-    assert pipe(APPLE, num_inference_steps=1).seeds != result.seeds
+    once_more = pipe(APPLE, num_images_per_prompt=2, num_inference_steps=2, output_type="np")
+    assert once_more.seeds != result.seeds
+    assert not np.array_equal(once_more.images, result.images)
 
 
 def test_brought_latents_do_not_change_the_noise_of_later_steps(pipe) -> None:
@@ -371,7 +382,10 @@ def test_a_callback_may_change_what_guidance_leads_from(pipe) -> None:
         ({"num_inference_steps": 1001}, "1001"),
         ({"num_inference_steps": 1001, "scheduler": "euler"}, "trained at 1000 timesteps"),
         ({"num_inference_steps": 10**20}, "trained at 1000 timesteps"),
-        ({"num_inference_steps": 2, "scheduler": "pndm"}, "PNDMScheduler cannot sample in num_inference_steps=2"),
+        (
+            {"num_inference_steps": 2, "scheduler": "pndm"},
+            "PNDMScheduler cannot sample this model in num_inference_steps=2",
+        ),
         ({"height": 2**70}, "expected at most 65536 pixels"),
         ({"guidance_scale": float("nan")}, "guidance_scale=nan"),
         ({"guidance_scale": float("inf")}, "guidance_scale=inf"),
@@ -464,6 +478,37 @@ def test_a_half_precision_vae_that_overflows_is_run_in_single_precision(own) -> 
     own.vae.to(torch.float16)
     assert np.abs(draw(own, APPLE, **call) - expected).max() < 0.02
     assert own.vae.dtype == torch.float16
+
+
+def test_a_pipeline_of_anothers_parts_draws_the_same(own, tiny_folder) -> None:
+    own.generation = own.generation.but({"num_inference_steps": 2})
+    again = TextToImagePipeline.from_pipe(own)
+    assert again.unet is own.unet
+    assert np.array_equal(draw(again, APPLE, seed=1), draw(own, APPLE, seed=1))
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(tiny_folder)
+    theirs.set_progress_bar_config(disable=True)
+    call = {"latents": torch.ones(1, 4, 8, 8), "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "np"}
+    assert (
+        np.abs(TextToImagePipeline.from_pipe(theirs)(APPLE, **call).images - theirs(APPLE, **call).images).max() < SAME
+    )
+    assert TextToImagePipeline.from_pipe(own, unet=theirs.unet, torch_dtype=torch.bfloat16).unet is theirs.unet
+    assert theirs.unet.dtype == own.vae.dtype == torch.bfloat16
+    with pytest.raises(TypeError, match="no option unett"):
+        TextToImagePipeline.from_pipe(own, unett=None)
+    with pytest.raises(ValueError, match="has no text_encoder, tokenizer"):
+        TextToImagePipeline.from_pipe(diffusers.DDPMPipeline(own.unet, own.scheduler), vae=own.vae)
+
+
+@pytest.mark.parametrize(("version", "side", "expected"), [("0.6.0", 32, 64), ("0.9.0", 32, 32), ("0.6.0", 96, 96)])
+def test_an_old_stable_diffusion_draws_at_the_size_that_it_was_trained_at(own, version, side, expected) -> None:
+    own.unet.register_to_config(_diffusers_version=version, sample_size=side)
+    changed = expected != side
+    with pytest.warns(UserWarning, match="sample_size=32 to 64") if changed else contextlib.nullcontext():
+        pipe = TextToImagePipeline(**own.components)
+    other = diffusers.StableDiffusionPipeline(
+        **own.components | {"unet": own.unet}, safety_checker=None, feature_extractor=None
+    )
+    assert pipe.unet.config.sample_size == other.unet.config.sample_size == expected
 
 
 def test_parts_of_different_models_are_refused(own) -> None:
