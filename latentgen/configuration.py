@@ -1,16 +1,28 @@
-"""Checks that a configuration read from a file has values of the kinds that a constructor expects."""
+"""Checks of configurations and arguments: values of the kinds that a constructor expects, and among those it knows."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 # How alike an unknown key and a keyword must be for the key to be a slip of the pen.
 _ALIKE = 0.85
+
+
+def one_of(name: str, value: Any, choices: Iterable[Any]) -> Any:
+    """`value`, when it is among `choices`.
+
+    Raises:
+        ValueError: It is not; the message names `name` and the choices.
+    """
+    known = list(choices)
+    if value not in known:
+        raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(str, known))}")
+    return value
 
 
 def check_types(built: type, config: Mapping[str, Any]) -> None:

@@ -105,17 +105,6 @@ def side(name: str, value: Any, default: int | None, step: int) -> int:
     return pixels
 
 
-def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
-    """`value`, when it is among `choices`.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name}={value!r}; expected one of {', '.join(choices)}")
-    return value
-
-
 def images_each(number: Any, seed: Any, prompts: int) -> int:
     """Pictures of each of `prompts`; where nobody said, a single prompt gets one for each seed of a list.
 

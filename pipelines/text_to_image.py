@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from latentgen.conditioning import ClipConditioner, TextConditioning
+from latentgen.configuration import one_of
 from latentgen.hardware import parse_device, parse_dtype
 from pipelines import inputs
 from pipelines.choices import adapt_scheduler, check_steps, make_scheduler, scheduler_class
@@ -307,7 +308,7 @@ class TextToImagePipeline(DiffusionPipeline):
             ValueError: An argument makes no sense.
             FloatingPointError: The networks gave NaN or infinity.
         """
-        inputs.one_of("output_type", output_type, tuple(_OUTPUTS))
+        one_of("output_type", output_type, tuple(_OUTPUTS))
         settings = self._take_settings(num_inference_steps, guidance_scale, guidance_rescale, eta)
         texts, negatives = self._check_texts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds)
         each = inputs.images_each(num_images_per_prompt, seed, len(texts))
@@ -406,7 +407,7 @@ def _callback_tensors(callback: Any, names: Sequence[str]) -> tuple[str, ...]:
     # diffusers' PipelineCallback objects say themselves what they want to see.
     names = tuple(getattr(callback, "tensor_inputs", names))
     for name in names:
-        inputs.one_of("callback_on_step_end_tensor_inputs", name, CALLBACK_TENSORS)
+        one_of("callback_on_step_end_tensor_inputs", name, CALLBACK_TENSORS)
     if callback is not None and not callable(callback):
         raise ValueError(f"callback_on_step_end={callback!r}; expected a function")
     return names

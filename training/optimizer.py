@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from pytorch_optimizer import Muon
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from training.config import OptimizerConfig
 
@@ -42,8 +43,57 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         _set_hyperparameters(group, config)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
     # With this scale an update is as long as AdamW's, so the two share one learning rate.
-    return Muon(groups, lr=config.learning_rate, adamw_lr=config.learning_rate, use_adjusted_lr=True)
+    return (SharedMuon if several else Muon)(
+        groups, lr=config.learning_rate, adamw_lr=config.learning_rate, use_adjusted_lr=True
+    )
+
+
+class SharedMuon(Muon):
+    """Muon of several processes that hold the same weights and gradients: each moves some hidden weights for all.
+
+    To orthogonalise costs the same whatever the batch, so each would else do all of it. Weights and moments are sent
+    round, and every process has the whole state.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step; every process must take it."""
+        groups = [group["params"] for group in self.param_groups if group["use_muon"]]
+        shares = _deal([p for group in groups for p in group if p.grad is not None], distributed.get_world_size())
+        own = distributed.get_rank()
+        for share in shares[:own] + shares[own + 1 :]:
+            for weight in share:
+                weight.grad = None  # whose turn it is not is passed over
+        loss = super().step(closure)
+        for owner, share in enumerate(shares):
+            tensors = [tensor for weight in share for tensor in (weight, self._momentum(weight))]
+            if tensors:
+                _send_round(tensors, owner)
+        return loss
+
+    def _momentum(self, weight: Tensor) -> Tensor:
+        if not self.state[weight]:
+            self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        return self.state[weight]["momentum_buffer"]
+
+
+def _deal(weights: Sequence[Tensor], count: int) -> list[list[Tensor]]:
+    """Weights in `count` shares that are about the same work to orthogonalise."""
+    work = {weight: weight.numel() * min(weight.shape[0], weight[0].numel()) for weight in weights}
+    shares: list[list[Tensor]] = [[] for _ in range(count)]
+    for weight in sorted(weights, key=work.__getitem__, reverse=True):
+        min(shares, key=lambda share: sum(work[one] for one in share)).append(weight)
+    return shares
+
+
+def _send_round(tensors: Sequence[Tensor], owner: int) -> None:
+    """Give `tensors` in every process the values that they have in process `owner`; one message for all."""
+    values = torch.cat([tensor.flatten() for tensor in tensors])
+    distributed.broadcast(values, owner)
+    for tensor, part in zip(tensors, values.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view(tensor.shape))
 
 
 def _set_hyperparameters(group: dict[str, Any], config: OptimizerConfig) -> None:

@@ -13,7 +13,8 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from latentgen.models.base import Checkpointed, StrictModel, at_least, groups_fit, supported
+from latentgen.configuration import one_of
+from latentgen.models.base import Checkpointed, StrictModel, at_least, groups_fit
 from latentgen.models.posterior import DiagonalGaussian
 from latentgen.models.resnet import activation
 from latentgen.models.unet_blocks import DownEncoderBlock2D, UNetMidBlock2D, UpDecoderBlock2D
@@ -170,7 +171,7 @@ class AutoencoderKL(StrictModel):
             ("up_block_types", up_block_types, ("UpDecoderBlock2D",)),
         ):
             for block in blocks:
-                supported(name, block, known)
+                one_of(name, block, known)
             if len(blocks) != len(block_out_channels):
                 raise ValueError(
                     f"{name}={blocks!r} has {len(blocks)} entries; expected {len(block_out_channels)}, one a level"

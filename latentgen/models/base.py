@@ -13,7 +13,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from latentgen.configuration import check_types
+from latentgen.configuration import check_types, one_of
 from latentgen.models.attention import BACKENDS, DEFAULT_BACKEND, Attention
 
 Model = TypeVar("Model", bound="StrictModel")
@@ -27,23 +27,6 @@ _BOOKKEEPING = frozenset({"quantization_config", "auto_map"}) | {
 _NAMES_SHOWN = 5
 # The part of diffusers' and torch's messages that names the tensor whose shape does not fit, and the shapes.
 _MISFIT = re.compile(r"\S+ expected shape .*?, but got torch\.Size\(\[.*?\]\)|size mismatch for .*")
-
-
-def supported(name: str, value: Any, choices: object) -> Any:
-    """Return `value` when `choices` contains it.
-
-    Args:
-        name: The configuration keyword, for the message.
-        value: What the caller passed.
-        choices: A container of the values that are implemented.
-
-    Raises:
-        ValueError: `value` is not among `choices`.
-    """
-    if value not in choices:  # type: ignore[operator]
-        shown = ", ".join(repr(choice) for choice in choices)  # type: ignore[attr-defined]
-        raise ValueError(f"{name}={value!r} is not supported by latentgen; supported: {shown}")
-    return value
 
 
 def at_least(name: str, value: Any, least: int) -> None:
@@ -230,7 +213,7 @@ class StrictModel(ModelMixin, ConfigMixin):
         Raises:
             ValueError: No such backend.
         """
-        supported("attention backend", backend, BACKENDS)
+        one_of("attention backend", backend, BACKENDS)
         for module in self.modules():
             if isinstance(module, Attention):
                 module.backend = backend

@@ -11,7 +11,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from latentgen.models.base import StrictModel, supported
+from latentgen.configuration import one_of
+from latentgen.models.base import StrictModel
 
 _SLOPE = 0.2
 _MAX_GROUPS = 32
@@ -47,7 +48,7 @@ class PatchDiscriminator(StrictModel):
     @register_to_config
     def __init__(self, in_channels: int = 3, base_channels: int = 64, num_layers: int = 3, norm: str = "group") -> None:
         super().__init__()
-        normalise = _NORMS[supported("norm", norm, _NORMS)]
+        normalise = _NORMS[one_of("norm", norm, _NORMS)]
         if num_layers < 1:
             raise ValueError(f"num_layers={num_layers!r}; expected at least 1 halving")
         widths = [in_channels] + [base_channels * min(2**i, _WIDEST) for i in range(num_layers + 1)]

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentgen.models.base import groups_fit, supported
+from latentgen.configuration import one_of
+from latentgen.models.base import groups_fit
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
@@ -23,7 +24,7 @@ def activation(name: str) -> nn.Module:
     Raises:
         ValueError: No such nonlinearity.
     """
-    return ACTIVATIONS[supported("act_fn", name, ACTIVATIONS)]()
+    return ACTIVATIONS[one_of("act_fn", name, ACTIVATIONS)]()
 
 
 class PointwiseConv(nn.Conv2d):
@@ -70,7 +71,7 @@ class ResnetBlock2D(nn.Module):
         output_scale_factor: float = 1.0,
     ) -> None:
         super().__init__()
-        supported("resnet_time_scale_shift", time_scale_shift, ("default", "scale_shift"))
+        one_of("resnet_time_scale_shift", time_scale_shift, ("default", "scale_shift"))
         groups_fit("ResnetBlock2D", in_channels, groups)
         groups_fit("ResnetBlock2D", out_channels, groups)
         self.modulates = time_scale_shift == "scale_shift"

@@ -13,7 +13,8 @@ from diffusers.utils import BaseOutput, scale_lora_layers, unscale_lora_layers
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from latentgen.models.base import StrictModel, at_least, required, supported
+from latentgen.configuration import one_of
+from latentgen.models.base import StrictModel, at_least, required
 from latentgen.models.embeddings import TextTimeEmbedding, TimestepEmbedding, Timesteps
 from latentgen.models.resnet import activation
 from latentgen.models.transformer import TextAttention, TextProjections
@@ -165,7 +166,7 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         super().__init__()
         config = self.config
         for name, choices in _ONLY.items():
-            supported(name, config[name], choices)
+            one_of(name, config[name], choices)
         at_least("sample_size", sample_size, 1)
         at_least("downsample_padding", downsample_padding, 0)
         widths = tuple(block_out_channels)
@@ -182,7 +183,7 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         if addition_embed_type == "text_time":
             self.add_time_proj = Timesteps(config.addition_time_embed_dim, flip_sin_to_cos, freq_shift)
         if addition_embed_type != "text":
-            supported("addition_embed_type_num_heads", addition_embed_type_num_heads, (64,))
+            one_of("addition_embed_type_num_heads", addition_embed_type_num_heads, (64,))
         self.encoder_hid_proj = None
         if encoder_hid_dim is not None:
             self.register_to_config(encoder_hid_dim_type="text_proj")
@@ -257,8 +258,8 @@ class UNet2DConditionModel(StrictModel, PeftAdapterMixin):
         Raises:
             ValueError: An argument that is not supported, or that the configuration has no place for.
         """
-        supported("attention_mask", attention_mask, (None,))
-        supported("down_intrablock_additional_residuals", down_intrablock_additional_residuals, (None,))
+        one_of("attention_mask", attention_mask, (None,))
+        one_of("down_intrablock_additional_residuals", down_intrablock_additional_residuals, (None,))
         if (down_block_additional_residuals is None) != (mid_block_additional_residual is None):
             raise ValueError("pass down_block_additional_residuals and mid_block_additional_residual both, or neither")
         if isinstance(encoder_hidden_states, TextProjections) and encoder_attention_mask is not None:

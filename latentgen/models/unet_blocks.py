@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latentgen.configuration import one_of
 from latentgen.models.attention import SpatialAttention
-from latentgen.models.base import Checkpointed, groups_fit, per_level, required, supported
+from latentgen.models.base import Checkpointed, groups_fit, per_level, required
 from latentgen.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from latentgen.models.transformer import TextProjections, Transformer2DModel, TransformerOptions
 
@@ -213,8 +214,8 @@ def build_levels(config: Any, temb_channels: int) -> tuple[nn.ModuleList, nn.Mod
     levels = len(widths)
     for name, known in (("down_block_types", _DOWN), ("up_block_types", _UP)):
         for block in per_level(name, config[name], levels):
-            supported(name, block, known)
-    supported("mid_block_type", config.mid_block_type, _MIDDLE)
+            one_of(name, block, known)
+    one_of("mid_block_type", config.mid_block_type, _MIDDLE)
     layers = per_level("layers_per_block", config.layers_per_block, levels)
     depths, up_depths = _depths(config, layers)
     options = _transformer_options(config, widths)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from latentgen.configuration import check_spelling, check_types
+from latentgen.configuration import check_spelling, check_types, one_of
 from latentgen.diffusion.level import CLEAN, Level, diffuse
 from latentgen.diffusion.prediction import PREDICTIONS, split, target
 from latentgen.diffusion.schedule import SPACINGS, canonical_beta_schedule, noise_schedule, spaced_timesteps
@@ -49,8 +49,8 @@ class DiscreteScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
     def _prepare(self) -> None:
         """Checks the registered configuration and builds the tables."""
         config = self.config
-        require_choice("prediction_type", config.prediction_type, PREDICTIONS)
-        require_choice("timestep_spacing", config.timestep_spacing, SPACINGS)
+        one_of("prediction_type", config.prediction_type, PREDICTIONS)
+        one_of("timestep_spacing", config.timestep_spacing, SPACINGS)
         require_positive("clip_sample_range", config.clip_sample_range)
         require_positive("sample_max_value", config.sample_max_value)
         ratio = config.dynamic_thresholding_ratio
@@ -213,12 +213,6 @@ def dynamic_threshold(x0: Tensor, ratio: float, max_value: float) -> Tensor:
     exact = flat if flat.dtype in (torch.float32, torch.float64) else flat.float()  # quantile knows no half precision
     bound = torch.quantile(exact.abs(), ratio, dim=1, keepdim=True).clamp(min=1.0).clamp(max=max_value)
     return (exact.clamp(-bound, bound) / bound).to(x0.dtype).view_as(x0)
-
-
-def require_choice(name: str, value: object, choices: Collection[object]) -> None:
-    """Raises ValueError, naming the choices, for a value that is none of them."""
-    if value not in choices:
-        raise ValueError(f"{name}={value!r}; choose one of {', '.join(map(str, choices))}")
 
 
 def require_positive(name: str, value: float) -> None:

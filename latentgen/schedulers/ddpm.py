@@ -11,9 +11,10 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from latentgen.configuration import one_of
 from latentgen.diffusion.transition import ReverseStep
 from latentgen.noise import gaussian_like
-from latentgen.schedulers.base import DiscreteScheduler, StepOutput, require_choice
+from latentgen.schedulers.base import DiscreteScheduler, StepOutput
 
 
 def _between(smaller: float, larger: float, predicted: Tensor) -> Tensor:
@@ -84,7 +85,7 @@ class DDPMScheduler(DiscreteScheduler):
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
     ) -> None:
-        require_choice("variance_type", variance_type, DEVIATIONS)
+        one_of("variance_type", variance_type, DEVIATIONS)
         self._prepare()
 
     def set_timesteps(

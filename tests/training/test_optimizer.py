@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -67,6 +69,37 @@ def test_muon_moves_hidden_layers_along_orthogonal_matrices():
         # Five Newton-Schulz steps bring every singular value near 1, not to it.
         assert stretch.min() > 0.5
         assert stretch.max() < 1.4
+
+
+def test_muon_of_several_processes_is_that_of_one(tmp_path):
+    for count in (1, 3):
+        torch.multiprocessing.spawn(move, (count, tmp_path), nprocs=count)
+    alone, *others = [torch.load(tmp_path / f"{count}-{rank}.pt") for count in (1, 3) for rank in range(count)]
+    assert {"inner.weight/momentum_buffer", "linear.weight/momentum_buffer"} < alone.keys()
+    for other in others:
+        assert other.keys() == alone.keys()
+        assert all(torch.equal(other[name], alone[name]) for name in alone)
+
+
+def move(rank: int, count: int, folder: Path) -> None:
+    """Take three steps as process `rank` of `count`, and keep the weights and the optimizer's state."""
+    if count > 1:
+        torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=count)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network = Network().to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(network, OptimizerConfig(name="muon", learning_rate=1e-2))
+    for _ in range(3):
+        for weight in network.parameters():
+            if weight.requires_grad:
+                weight.grad = torch.randn(weight.shape).contiguous(
+                    memory_format=torch.channels_last if weight.ndim == 4 else torch.contiguous_format
+                )
+        optimizer.step()
+    kept = {name: weight.detach() for name, weight in network.named_parameters()}
+    for name, weight in network.named_parameters():
+        kept |= {f"{name}/{key}": value for key, value in optimizer.state.get(weight, {}).items()}
+    torch.save(kept, folder / f"{count}-{rank}.pt")
 
 
 def test_muon_leaves_all_other_weights_to_adamw():
