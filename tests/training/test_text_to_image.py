@@ -6,6 +6,8 @@ import copy
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +152,21 @@ def test_latents_are_the_autoencoders_and_are_kept(latent_samples, tmp_path):
         posterior = vae.encode(image).latent_dist
     torch.testing.assert_close(first.mean[3:4], vae.scale_latents(posterior.mean), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(first.std[3:4], posterior.std * vae.config.scaling_factor, atol=1e-5, rtol=1e-3)
+
+
+def test_processes_that_share_the_encoding_keep_what_one_does(latent_samples, tmp_path):
+    _, vae, source = latent_samples
+    rows = list(range(11))
+    alone = encode_latents(source, rows, vae, 32, tmp_path / "alone", batch_size=2)
+    with ThreadPoolExecutor(7) as processes:
+        work = partial(encode_latents, source, rows, vae, 32, tmp_path / "shared", 2)
+        shared = [one.result() for one in [processes.submit(work, (number, 7)) for number in range(7)]]
+    for one in shared:
+        assert one.mean.equal(alone.mean)
+        assert one.std.equal(alone.std)
+    kept = [[path.name for path in (tmp_path / folder).iterdir()] for folder in ("alone", "shared")]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 1
 
 
 @pytest.mark.parametrize("change", ["weights", "rows", "resolution", "pictures"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import time
 import warnings
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ def encode_latents(
     resolution: int,
     folder: Path,
     batch_size: int = 16,
-    by_another: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> Latents:
     """Encodes the rows' pictures, or reads what an earlier call with the same pictures and weights has kept.
 
@@ -50,7 +51,7 @@ def encode_latents(
         resolution: side of the pictures in pixels.
         folder: the file, named by what it depends on, is kept here; it appears whole or not at all.
         batch_size: pictures encoded at a time.
-        by_another: another process of this machine encodes them; this one waits for its file.
+        share: which process this is and how many there are; each encodes a part, and the first puts them together.
 
     Raises:
         FloatingPointError: The autoencoder makes NaN or infinity of a picture.
@@ -58,41 +59,64 @@ def encode_latents(
     """
     parts = ["float32", source.fingerprint, str(rows), str(resolution), digest_of_weights(vae)]
     file = folder / f"latents-{hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()}.safetensors"
-    while by_another and not _is_whole(file):
-        time.sleep(1)
-    if not by_another and not _is_whole(file):
-        device = next(vae.parameters()).device
-        means, stds = [], []
-        for start in tqdm(range(0, len(rows), batch_size), desc="encoding pictures", unit="batch"):
-            images = torch.stack([picture_tensor(source, row, resolution) for row in rows[start : start + batch_size]])
-            with torch.autocast(device.type, enabled=False):
-                posterior = vae.encode(images.to(device, memory_format=torch.channels_last)).latent_dist
-                mean = vae.scale_latents(posterior.mean)
-                # scale_latents is affine: what it makes of 1 and of 0 tells by how much it stretches.
-                one = torch.ones_like(mean[:1])
-                std = posterior.std * (vae.scale_latents(one) - vae.scale_latents(0 * one))
-            if not (mean.isfinite().all() and std.isfinite().all()):
-                ids = ", ".join(source.id(row) for row in rows[start : start + batch_size])
-                raise FloatingPointError(f"the autoencoder makes NaN or infinity of a picture among {ids}")
-            means.append(mean.float().cpu().contiguous())
-            stds.append(std.float().cpu().contiguous())
-        _keep({"mean": torch.cat(means), "std": torch.cat(stds)}, file)
+    own, count = share
+    # Machines that keep their cache in one place have shares of their own.
+    shares = [file.with_name(f"{file.stem}.{platform.node()}-{number}-of-{count}") for number in range(count)]
+    if not _is_whole(file):
+        if file.exists():
+            warnings.warn(f"{file} is damaged: latents are computed again", stacklevel=2)
+        # Whole batches, so that the same pictures are encoded together whoever does it.
+        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        begin, end = (len(batches) * number // count for number in (own, own + 1))
+        if not _is_whole(shares[own]):
+            _keep(_encode(source, batches[begin:end], vae, resolution, quiet=own > 0), shares[own])
+        if own == 0:
+            _wait_for(*shares)
+            parts = [load_file(part) for part in shares]
+            _keep({name: torch.cat([part[name] for part in parts]) for name in ("mean", "std")}, file)
+            for part in shares:
+                part.unlink()
+        _wait_for(file)
     return Latents(**load_file(file))
 
 
+def _encode(
+    source: Source, batches: list[list[int]], vae: AutoencoderKL, resolution: int, quiet: bool
+) -> dict[str, Tensor]:
+    device = next(vae.parameters()).device
+    shape = (0, vae.config.latent_channels, resolution // vae.factor, resolution // vae.factor)
+    means, stds = [torch.empty(shape)], [torch.empty(shape)]  # a process may have nothing to do
+    for rows in tqdm(batches, desc="encoding pictures", unit="batch", disable=quiet):
+        images = torch.stack([picture_tensor(source, row, resolution) for row in rows])
+        with torch.autocast(device.type, enabled=False):
+            posterior = vae.encode(images.to(device, memory_format=torch.channels_last)).latent_dist
+            mean = vae.scale_latents(posterior.mean)
+            # scale_latents is affine: what it makes of 1 and of 0 tells by how much it stretches.
+            one = torch.ones_like(mean[:1])
+            std = posterior.std * (vae.scale_latents(one) - vae.scale_latents(0 * one))
+        if not (mean.isfinite().all() and std.isfinite().all()):
+            ids = ", ".join(source.id(row) for row in rows)
+            raise FloatingPointError(f"the autoencoder makes NaN or infinity of a picture among {ids}")
+        means.append(mean.float().cpu().contiguous())
+        stds.append(std.float().cpu().contiguous())
+    return {"mean": torch.cat(means), "std": torch.cat(stds)}
+
+
+def _wait_for(*files: Path) -> None:
+    while not all(_is_whole(file) for file in files):
+        time.sleep(0.2)
+
+
 def _is_whole(file: Path) -> bool:
-    if not file.is_file():
-        return False
     try:
         check_weights(file)
-    except ValueError as error:
-        warnings.warn(f"latents are computed again: {error}", stacklevel=3)
+    except (ValueError, FileNotFoundError):
         return False
     return True
 
 
 def _keep(tensors: dict[str, Tensor], file: Path) -> None:
-    part = file.with_suffix(f".part-{os.getpid()}")
+    part = file.with_name(f"{file.name}.part-{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, part)

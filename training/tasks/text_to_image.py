@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -338,9 +339,9 @@ class TextToImageTask:
         return True
 
     def samples(self, seed: int) -> Dataset:
-        """See `LatentSamples`; one process of a machine encodes the pictures where that was not done before."""
-        resolution, by_another = self.recipe.data.resolution, not PartialState().is_local_main_process
-        latents = encode_latents(self.source, self.rows, self.vae, resolution, self.cache, by_another=by_another)
+        """See `LatentSamples`; the processes of a machine encode the pictures where that was not done before."""
+        share = (PartialState().local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        latents = encode_latents(self.source, self.rows, self.vae, self.recipe.data.resolution, self.cache, share=share)
         return LatentSamples(self.source, self.rows, latents, self.recipe, seed)
 
     def collate(self, items: list[Batch]) -> Batch:

@@ -46,7 +46,7 @@ COUNTS = ("one", "two", "three", "four", "five")
 RELATIONS = ("left of", "above")
 SPLITS = ("train", "validation")
 
-_SHADES = 0.3  # share of training's scenes on a background that no word names
+_SHADES = 0.5  # share of training's scenes on a background that no word names
 _SHADE_OFF = 75.0  # RGB distance of such a background from each that has a name
 _SHADE_CLEAR = 100.0  # and from each thing on it
 _KINDS = ("single", "count", "relation")
