@@ -34,6 +34,7 @@ from training.data.shapes import (
     read,
     render,
     scene,
+    world,
 )
 
 SPLITS = ("train", "validation")
@@ -243,7 +244,7 @@ def test_no_validation_combination_is_ever_trained_on_and_every_word_is() -> Non
 def test_a_background_without_a_name_is_near_none_that_has_one() -> None:
     scenes = [scene(0, "train", index) for index in range(600)]
     shades = [one for one in scenes if one.shade]
-    assert 0.2 * len(scenes) < len(shades) < 0.4 * len(scenes)
+    assert abs(len(shades) / len(scenes) - world._SHADES) < 0.1
     for one in shades:
         assert one.facts.background is None
         assert render(one).getpixel((0, 0)) == one.shade
