@@ -342,7 +342,8 @@ def _download(repo: str, revision: str | None, files: set[str], variant: str | N
     where: dict[str, Any] = {"cache_dir": hub.cache_dir, "token": hub.token}
     index = read_index(Path(hf_hub_download(repo, INDEX, revision=revision, **where)).parent)
     wanted = [INDEX]
-    for name, part in ((name, part) for name, part in PARTS.items() if name not in hub.without):
+    for name in PARTS.keys() - hub.without:
+        part = PARTS[name]
         names = {file.removeprefix(f"{name}/") for file in files if file.startswith(f"{name}/")}
         small = [file for file in names if file.endswith((".json", ".txt")) and ".index." not in file]
         if part.stem and isinstance(index.get(name), list):

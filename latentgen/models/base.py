@@ -165,9 +165,9 @@ class StrictModel(ModelMixin, ConfigMixin):
             OSError: A file in it cannot be read.
         """
         with_info = kwargs.pop("output_loading_info", False)
-        if kwargs.setdefault("use_safetensors", True) is None:
+        if kwargs.get("use_safetensors") is None:
             kwargs["use_safetensors"] = True  # diffusers would fall back to pickle
-        if not kwargs["use_safetensors"]:
+        elif not kwargs["use_safetensors"]:
             raise ValueError("use_safetensors=False asks for pickles, which may run code; only safetensors are read")
         try:
             loaded: Any = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
