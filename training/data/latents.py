@@ -72,10 +72,10 @@ def encode_latents(
             _keep(_encode(source, batches[begin:end], vae, resolution, quiet=own > 0), shares[own])
         if own == 0:
             _wait_for(*shares)
-            parts = [load_file(part) for part in shares]
-            _keep({name: torch.cat([part[name] for part in parts]) for name in ("mean", "std")}, file)
-            for part in shares:
-                part.unlink()
+            encoded = [load_file(one) for one in shares]
+            _keep({name: torch.cat([one[name] for one in encoded]) for name in ("mean", "std")}, file)
+            for one in shares:
+                one.unlink()
         _wait_for(file)
     return Latents(**load_file(file))
 
