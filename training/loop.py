@@ -284,7 +284,8 @@ class Loop:
         with self._averaged_weights():
             picture, scalars = self.task.preview(self.accelerator.device)
         self.accelerator.log(scalars, step=step)
-        tqdm.write(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in scalars.items()))
+        if scalars:
+            tqdm.write(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in scalars.items()))
         if picture is not None:
             folder = self.output / "samples"
             folder.mkdir(parents=True, exist_ok=True)

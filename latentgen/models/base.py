@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -17,6 +18,11 @@ from latentgen.configuration import check_types, one_of
 from latentgen.models.attention import BACKENDS, DEFAULT_BACKEND, Attention
 
 Model = TypeVar("Model", bound="StrictModel")
+
+# diffusers 0.42 warns of every change of dtype, even where the list of what had to stay float32 is empty.
+logging.getLogger("diffusers.models.modeling_utils").addFilter(
+    lambda record: "should be kept in float32: []" not in record.getMessage()
+)
 
 # Keys that a config.json may carry beside the constructor's keywords; the second line's are left by diffusers'
 # EMAModel, which saves its own state there.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -217,3 +218,14 @@ def test_xformers_switch_and_unknown_backend_are_refused() -> None:
         model.enable_xformers_memory_efficient_attention()
     with pytest.raises(ValueError, match="'flesh'; expected one of sdpa"):
         model.set_attention_backend("flesh")
+
+
+def test_a_change_of_dtype_is_no_news(caplog):
+    log = logging.getLogger("diffusers.models.modeling_utils")
+    log.addHandler(caplog.handler)
+    try:
+        AutoencoderKL(**VAE).to(torch.float16)
+        log.warning("this is one")
+    finally:
+        log.removeHandler(caplog.handler)
+    assert set(caplog.messages) == {"this is one"}
